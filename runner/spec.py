@@ -1,0 +1,138 @@
+"""The typed pieces that configs, job files and the worker share: plain dataclasses, no library behind them.
+
+The control plane hands these to OmegaConf as schemas (unknown keys and wrong types become errors there); the worker builds
+the same classes from the job's JSON. Units are in the names.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class GpuSpec:
+    """One GPU as its datasheet has it; every `conf/gpu/*.yaml` is one of these.
+
+    `match` is a regular expression on the device name that the driver reports, `match_memory_gb` the inclusive range of
+    its total memory in GiB. `peak_tflops` holds dense peaks (TOPS for int8) at `boost_clock_mhz`, None where the GPU has no such unit.
+    """
+
+    name: str
+    match: str
+    match_memory_gb: list[float]
+    sm: str
+    sm_count: int
+    cuda_cores: int
+    memory_gb: float
+    bandwidth_gbps: float
+    l2_mb: float
+    boost_clock_mhz: float
+    power_w: float
+    peak_tflops: dict[str, float | None]
+    sky_accelerator: str
+    sources: dict[str, str] = field(default_factory=dict)
+    variants: str = ""
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """When a variant counts as warm: the median of the last `window` calls is within `drift` of the window before."""
+
+    window: int = 8
+    drift: float = 0.02
+    max_s: float = 1.0
+
+
+@dataclass(frozen=True)
+class Gate:
+    """How far from the float64 reference an output may be, per dtype.
+
+    `rel_l2` bounds ||out - ref|| / ||ref||; the worst element may be off by `worst_factor` times that bound, in units of the
+    reference's root mean square.
+    """
+
+    rel_l2: dict[str, float] = field(default_factory=dict)
+    worst_factor: float = 10.0
+
+
+@dataclass(frozen=True)
+class MeasurePolicy:
+    """How numbers are taken: `conf/measure/*.yaml`. Times in seconds, ratios as fractions."""
+
+    confidence: float = 0.95
+    target: float = 0.01
+    min_samples: int = 30
+    min_time_s: float = 0.1
+    max_time_s: float = 2.0
+    same_within: float = 0.01
+    timings: list[str] | None = None
+    warmup: Warmup = field(default_factory=Warmup)
+    gate: Gate = field(default_factory=Gate)
+    aa_control: bool = False
+    energy_window_s: float = 0.5
+    variant_timeout_s: float = 120.0
+    throttle_retries: int = 2
+    other_processes: str = "refuse"
+    cpu_threads: int | None = None
+    max_cases: int = 500
+
+
+@dataclass(frozen=True)
+class AxisSpec:
+    """What a value of a workload's axis may be: bounds for numbers, `choices` for names."""
+
+    unit: str = ""
+    min: float | None = None
+    max: float | None = None
+    choices: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class ThresholdSpec:
+    """A declared threshold: from which value of `axis` (`from`), or up to which (`upto`), `candidate` beats `baseline`.
+
+    It must hold at every measured value of every other axis. `where` keeps only the cases with these axis values.
+    """
+
+    key: str
+    axis: str
+    baseline: str
+    candidate: str
+    unit: str = ""
+    direction: str = "from"
+    margin: float = 1.2
+    where: dict[str, Any] = field(default_factory=dict)
+    never: int = 999999
+
+
+@dataclass(frozen=True)
+class DecisionSpec:
+    """A declared yes/no gate: does `metric` of `variant` reach `at_least` (at `every` case, at `any`, or at the `largest`)?"""
+
+    key: str
+    question: str
+    metric: str
+    variant: str
+    at_least: float
+    over: str = "every"
+    where: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SearchSpec:
+    """How `mode: search` looks for the case with the highest TFLOPS: quick looks for `budget_s`, then `finalists` in full."""
+
+    budget_s: float = 45.0
+    finalists: int = 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """One point of a workload's grid: the values of its axes, and which axis is the x-axis of its curves."""
+
+    axes: dict[str, Any]
+    x: str
+
+    @property
+    def series(self) -> dict[str, Any]:
+        """The axes other than x: what tells one curve of this workload from another."""
+        return {axis: value for axis, value in self.axes.items() if axis != self.x}

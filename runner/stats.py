@@ -1,0 +1,139 @@
+"""Medians, ratios and their confidence intervals: the only statistics in the project, shared by both planes.
+
+Intervals of a median are order statistics of the sample (distribution-free). Consecutive timings are not independent:
+clocks and neighbours drift. So the interval is computed for the *effective* sample size, n (1 - r) / (1 + r) with r the
+lag-1 autocorrelation of the ranks, which widens it when samples move together.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import bdtr
+
+Samples = Sequence[float] | NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A point estimate and its confidence interval, in the unit of the samples (or a plain ratio)."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def relative_half_width(self) -> float:
+        """Half the interval's width over the value: the precision that the stop rule looks at."""
+        return (self.high - self.low) / (2 * self.value) if self.value else math.inf
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is said of one variant's samples; times in milliseconds."""
+
+    median_ms: float
+    ci_low_ms: float
+    ci_high_ms: float
+    confidence: float
+    precision: float
+    n: int
+    n_effective: float
+    mean_ms: float
+    stdev_ms: float
+    min_ms: float
+    p95_ms: float
+    max_ms: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data for the journal."""
+        return asdict(self)
+
+
+def effective_size(samples: Samples) -> float:
+    """Return the number of independent samples that carry as much as these do (between 2 and n)."""
+    values = np.asarray(samples, dtype=np.float64)
+    n = len(values)
+    if n < 8:
+        return float(n)
+    ranks = np.argsort(np.argsort(values, kind="stable"), kind="stable") - (n - 1) / 2
+    variance = float(ranks @ ranks)
+    r = max(0.0, float(ranks[1:] @ ranks[:-1]) / variance) if variance else 0.0
+    return max(2.0, n * (1 - r) / (1 + r))
+
+
+def median_interval(samples: Samples, confidence: float = 0.95) -> Interval:
+    """Return the median and its distribution-free confidence interval.
+
+    With n samples the interval runs between the order statistics whose binomial(n, 1/2) ranks hold `confidence`; for an
+    effective size below n the ranks move apart by sqrt(n / n_effective). Fewer than 6 samples can't support a 95% interval:
+    it is then the whole range.
+
+    Raises ValueError on an empty sample or a value that is not finite.
+    """
+    values = np.sort(np.asarray(samples, dtype=np.float64))
+    n = len(values)
+    if n == 0 or not np.isfinite(values).all():
+        raise ValueError(f"an interval needs finite samples, got {n} of them")
+    half_ranks = _median_half_ranks(n, confidence) * math.sqrt(n / effective_size(samples))
+    low = math.floor(round((n - 1) / 2 - half_ranks, 9))
+    high = math.ceil(round((n - 1) / 2 + half_ranks, 9))
+    return Interval(float(np.median(values)), float(values[max(low, 0)]), float(values[min(high, n - 1)]))
+
+
+def _median_half_ranks(n: int, confidence: float) -> float:
+    """Half the distance, in ranks, of the order statistics that enclose the median with `confidence`."""
+    cumulative = bdtr(np.arange(n, dtype=np.float64), n, 0.5)  # P(X <= i) for X ~ binomial(n, 1/2)
+    first_over = int(np.searchsorted(cumulative, (1 - confidence) / 2, side="right"))
+    return (n - 1) / 2 - max(first_over - 1, 0)
+
+
+def summarize(samples_ms: Samples, confidence: float = 0.95) -> Summary:
+    """Summarize the times of one variant on one case (milliseconds); nothing is trimmed."""
+    values = np.asarray(samples_ms, dtype=np.float64)
+    interval = median_interval(values, confidence)
+    return Summary(
+        median_ms=interval.value,
+        ci_low_ms=interval.low,
+        ci_high_ms=interval.high,
+        confidence=confidence,
+        precision=interval.relative_half_width,
+        n=len(values),
+        n_effective=round(effective_size(values), 1),
+        mean_ms=float(values.mean()),
+        stdev_ms=float(values.std(ddof=1)) if len(values) > 1 else 0.0,
+        min_ms=float(values.min()),
+        p95_ms=float(np.percentile(values, 95)),
+        max_ms=float(values.max()),
+    )
+
+
+def speedup_interval(baseline_ms: Samples, candidate_ms: Samples, confidence: float = 0.95) -> Interval:
+    """Return baseline time over candidate time (above 1: the candidate is faster) with its interval.
+
+    Sample i of both was taken in the same interleaved round, so the ratio is formed pair by pair and drift cancels; rounds
+    that only one of them reached are left out. The interval is that of the median of the logarithms.
+    """
+    pairs = min(len(baseline_ms), len(candidate_ms))
+    if not pairs:
+        raise ValueError("a speedup needs at least one round that both variants reached")
+    logs = np.log(np.asarray(baseline_ms[:pairs], dtype=np.float64) / np.asarray(candidate_ms[:pairs], dtype=np.float64))
+    interval = median_interval(logs, confidence)
+    return Interval(math.exp(interval.value), math.exp(interval.low), math.exp(interval.high))
+
+
+def verdict(speedup: Interval, same_within: float) -> str:
+    """Say `same`, `faster`, `slower` or `unclear` of a candidate.
+
+    `same` needs the whole interval inside 1 +- `same_within`; `faster` and `slower` need it on one side of 1.
+    """
+    if 1 - same_within <= speedup.low and speedup.high <= 1 + same_within:
+        return "same"
+    if speedup.low > 1:
+        return "faster"
+    if speedup.high < 1:
+        return "slower"
+    return "unclear"

@@ -1,0 +1,98 @@
+"""What a workload declares: inputs for a case, the variants, the truth they are held to, and the work they do.
+
+The engine knows nothing else about a workload. A module in `workloads/` ends with `WORKLOAD = Workload(...)`;
+docs/adding-a-workload.md builds one in 30 lines.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Axes = Mapping[str, Any]
+Inputs = tuple[Any, ...]
+
+
+class Unsupported(Exception):
+    """Raised by `prepare` or `run` when a variant can't do this case on this device; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a workload may use to build its inputs: the device, the workload's params and a seeded generator."""
+
+    device: torch.device
+    params: Mapping[str, Any]
+    generator: torch.Generator
+
+    def randn(self, *shape: int) -> Tensor:
+        """Fresh normal float32 values of `shape` on the device; never zeros, which run faster than real data."""
+        return torch.randn(*shape, device=self.device, generator=self.generator)
+
+
+@dataclass(frozen=True)
+class Work:
+    """The least that must be done: arithmetic operations (a multiply-add is two) and bytes read plus written, each once."""
+
+    ops: float
+    bytes: float
+
+
+def _same(inputs: Inputs) -> Inputs:
+    return inputs
+
+
+def _output(output: Tensor, inputs: Inputs) -> Tensor:
+    return output
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to compute the operation.
+
+    `run(*prepared)` is what is timed. `prepare(inputs)` casts or packs once, outside the timing; `finish(output, prepared)`
+    brings the output to the reference's shape and units, for the gate only. `dtype` names the arithmetic and so the peak it
+    is held against (fp32, tf32, fp16, bf16, int8, fp8). `rel_l2` replaces the policy's bound for that dtype.
+    `counters(output, prepared)` counts what was really done, to be compared with the workload's closed form.
+    """
+
+    run: Callable[..., Any]
+    dtype: str
+    prepare: Callable[[Inputs], Inputs] = _same
+    finish: Callable[[Any, Inputs], Tensor] = _output
+    rel_l2: float | None = None
+    counters: Callable[[Any, Inputs], Mapping[str, int]] | None = None
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A declared experiment.
+
+    `inputs(axes, context)` returns the float32 tensors of a case; `reference(*inputs)` the truth in float64;
+    `work(axes, params, dtype)` the least work; `counters(axes, params)` the closed form of what variants count;
+    `candidates(params, generator)` yields the axes of cases that a search may try.
+    """
+
+    inputs: Callable[[Axes, Context], Inputs]
+    reference: Callable[..., Tensor]
+    variants: Mapping[str, Variant]
+    work: Callable[[Axes, Mapping[str, Any], str], Work]
+    counters: Callable[[Axes, Mapping[str, Any]], Mapping[str, int]] | None = None
+    candidates: Callable[[Mapping[str, Any], torch.Generator], Iterable[dict[str, Any]]] | None = None
+
+
+BYTES_PER_ELEMENT = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}
+"""Storage of one element by the name of its arithmetic; tf32 is stored as fp32."""
+
+
+def tensors(value: Any) -> list[Tensor]:
+    """Return every tensor inside nested tuples, lists and dicts."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        return [tensor for item in value.values() for tensor in tensors(item)]
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [tensor for item in value for tensor in tensors(item)]
+    return []
