@@ -65,8 +65,8 @@ def _check(axis: str, value: Any, spec: AxisSpec) -> None:
     if whole and not isinstance(value, int):
         raise RequestError(f"workload.{axis}={value}: expected a whole number, as in workload.{axis}={_example(spec)}")
     if (spec.min is not None and value < spec.min) or (spec.max is not None and value > spec.max):
-        unit = f" {spec.unit}" if spec.unit else ""
-        raise RequestError(f"workload.{axis}={value}: expected {spec.min:g} to {spec.max:g}{unit}")
+        bounds = [f"{word} {bound:g}" for word, bound in (("at least", spec.min), ("at most", spec.max)) if bound is not None]
+        raise RequestError(f"workload.{axis}={value}: expected {' and '.join(bounds)}{f' {spec.unit}' if spec.unit else ''}")
 
 
 def _example(spec: AxisSpec) -> str:

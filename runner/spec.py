@@ -4,6 +4,7 @@ The control plane hands these to OmegaConf as schemas (unknown keys and wrong ty
 the same classes from the job's JSON. Units are in the names.
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +32,11 @@ class GpuSpec:
     sky_accelerator: str
     sources: dict[str, str] = field(default_factory=dict)
     variants: str = ""
+
+    def is_this(self, device_name: str, memory_bytes: int) -> bool:
+        """Whether a device that the driver calls `device_name`, with this much memory, is this GPU."""
+        low, high = self.match_memory_gb
+        return re.search(self.match, device_name) is not None and low <= memory_bytes / 2**30 <= high
 
 
 @dataclass(frozen=True)

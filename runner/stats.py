@@ -59,7 +59,8 @@ def effective_size(samples: Samples) -> float:
     n = len(values)
     if n < 8:
         return float(n)
-    ranks = np.argsort(np.argsort(values, kind="stable"), kind="stable") - (n - 1) / 2
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse] - (n + 1) / 2  # equal samples share their mean rank
     variance = float(ranks @ ranks)
     r = max(0.0, float(ranks[1:] @ ranks[:-1]) / variance) if variance else 0.0
     return max(2.0, n * (1 - r) / (1 + r))

@@ -56,6 +56,8 @@ class Variant:
     brings the output to the reference's shape and units, for the gate only. `dtype` names the arithmetic and so the peak it
     is held against (fp32, tf32, fp16, bf16, int8, fp8). `rel_l2` replaces the policy's bound for that dtype.
     `counters(output, prepared)` counts what was really done, to be compared with the workload's closed form.
+
+    `prepare` and `run` raise Unsupported where this case can't be done on this device.
     """
 
     run: Callable[..., Any]
@@ -72,7 +74,7 @@ class Workload:
 
     `inputs(axes, context)` returns the float32 tensors of a case; `reference(*inputs)` the truth in float64;
     `work(axes, params, dtype)` the least work; `counters(axes, params)` the closed form of what variants count;
-    `candidates(params, generator)` yields the axes of cases that a search may try.
+    `candidates(params, generator, best)` yields the axes of cases that a search may try; `best` holds the best so far, fastest first.
     """
 
     inputs: Callable[[Axes, Context], Inputs]
@@ -80,7 +82,7 @@ class Workload:
     variants: Mapping[str, Variant]
     work: Callable[[Axes, Mapping[str, Any], str], Work]
     counters: Callable[[Axes, Mapping[str, Any]], Mapping[str, int]] | None = None
-    candidates: Callable[[Mapping[str, Any], torch.Generator], Iterable[dict[str, Any]]] | None = None
+    candidates: Callable[[Mapping[str, Any], torch.Generator, Sequence[Axes]], Iterable[dict[str, Any]]] | None = None
 
 
 BYTES_PER_ELEMENT = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}

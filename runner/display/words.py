@@ -1,0 +1,133 @@
+"""The sentences that the displays share: what will run, what a measurement says, what to warn of, what was found."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from runner import decisions, thresholds, units
+from runner.errors import RequestError, one_line
+from runner.journal import Event
+from runner.report.table import flat
+from runner.results import MEASURED, Results, from_events
+
+TELLING = ("noisy", "incorrect", "oom", "timeout", "error")
+"""Statuses that are worth a warning; `unsupported` is only told in the table."""
+
+
+def opening(job: Mapping[str, Any]) -> str:
+    """Say what will run: `matmul on NVIDIA H200: 7 cases x 4 variants, at most 4 min 12 s`."""
+    gpu = (
+        job["gpu"]["name"]
+        if job.get("gpu")
+        else {"cuda": "this machine's GPU", "cpu": "this machine's CPU"}.get(job["device"], "?")
+    )
+    variants = len(job["variants"])
+    if job.get("mode") == "search":
+        what = f"a search over shapes for {units.several(variants, 'variant')}"
+    else:
+        what = f"{units.several(len(job['cases']), 'case')} x {units.several(variants, 'variant')}"
+    return f"{job['workload']} on {gpu}: {what}, at most {units.duration(most_s(job))}"
+
+
+def most_s(job: Mapping[str, Any]) -> float:
+    """Return the most seconds that measuring may take by the policy, compilation apart."""
+    measure, variants = job["measure"], len(job["variants"])
+    timings = len(measure.get("timings") or (("cold", "warm", "wall") if job["device"] == "cuda" else ("wall",)))
+    energy_s = measure["energy_window_s"] if job["device"] == "cuda" else 0.0
+    each_s = measure["warmup"]["max_s"] + timings * measure["max_time_s"] + energy_s
+    if job.get("mode") == "search":
+        return float(variants * (job["search"]["budget_s"] + (job["search"]["finalists"] + 1) * each_s))
+    return float(len(job["cases"]) * variants * each_s)
+
+
+def case(event: Mapping[str, Any]) -> str:
+    """Name a case, its x last: `layer=qkv m=16`."""
+    axes, x = event["case"], event.get("x")
+    ordered = [axis for axis in axes if axis != x] + ([x] if x in axes else [])
+    return " ".join(f"{axis}={axes[axis]}" for axis in ordered)
+
+
+def measurement(event: Event) -> str:
+    """Say what a measurement found in one line, without its case and variant."""
+    if event["status"] not in MEASURED:
+        return f"{event['status']}" + (f" ({one_line(event['reason'])})" if event.get("reason") else "")
+    row = flat(event)
+    parts = [units.interval(row["latency_ms"], row["latency_low_ms"], row["latency_high_ms"])]
+    if event.get("speedup"):
+        parts.append(units.speedup(event["speedup"]))
+    parts += rates(row)
+    if event["status"] == "noisy":
+        parts.append("noisy")
+    return "  ".join(parts)
+
+
+def rates(row: Mapping[str, Any]) -> list[str]:
+    """Return TFLOPS and GB/s with what they are of the datasheet's, as far as known: `695 TFLOPS 70.2%`."""
+    found = []
+    for what, unit, percent in (
+        ("throughput_tflops", "TFLOPS", "pct_of_peak"),
+        ("bandwidth_gbps", "GB/s", "pct_of_bandwidth"),
+    ):
+        if row[what]:
+            share = f" {row[percent]:.1f}%" if row[percent] is not None else ""
+            found.append(f"{units.digits(row[what])} {unit}{share}")
+    return found
+
+
+def warnings(event: Event) -> Iterator[str]:
+    """Yield what a person should know at once about an event."""
+    if event["event"] == "job_started":
+        yield from event.get("warnings") or []
+        for other in event.get("other_processes") or []:
+            memory = f" using {units.size(other['memory_bytes'])}" if other.get("memory_bytes") else ""
+            yield f"another process is on the GPU: {other.get('name') or 'unknown'} (pid {other.get('pid')}){memory}"
+        if event.get("restart"):
+            yield "the worker started itself anew: the device was left in error"
+    if event["event"] != "measurement":
+        return
+    where = f"{case(event)} {event['variant']}"
+    if event["status"] in TELLING:
+        yield f"{where}: {event['status']}" + (f", {one_line(event['reason'])}" if event.get("reason") else "")
+    told = [one_line(line) for line in event.get("warnings") or []]
+    for line in told:
+        yield f"{where}: {line}"
+    throttled = event.get("throttled") or []
+    if throttled and not any("throttl" in line for line in told):
+        reasons = ", ".join((event.get("telemetry") or {}).get("throttle_reasons") or []) or "the GPU slowed itself down"
+        yield f"{where}: {units.several(len(throttled), 'sample')} throttled ({reasons})"
+    control = event.get("control")
+    if control and control["verdict"] in ("faster", "slower"):
+        yield f"{where}: A/A control failed, the baseline against itself is {units.speedup(control)}"
+
+
+def counts(results: Results) -> str:
+    """Say how many measurements ended how: `26 ok, 1 noisy`."""
+    found: dict[str, int] = {}
+    for event in results.measurements:
+        found[event["status"]] = found.get(event["status"], 0) + 1
+    return ", ".join(f"{count} {status}" for status, count in found.items()) or "nothing measured"
+
+
+def found(results: Results) -> tuple[list[str], list[str], list[str]]:
+    """Return (thresholds, decisions, search results), each in words."""
+    searches = []
+    for event in results.searches:
+        if best := event.get("best"):
+            interval = f"[{units.digits(best['ci_low_tflops'], 4)}, {units.digits(best['ci_high_tflops'], 4)}]"
+            shape = " ".join(f"{axis}={value}" for axis, value in best["case"].items())
+            searches.append(f"best {event.get('variant')}: {units.digits(best['tflops'], 4)} TFLOPS {interval} at {shape}")
+    try:
+        return (
+            [thresholds.in_words(one) for one in thresholds.derive_all(results)],
+            [decisions.in_words(one) for one in decisions.derive_all(results)],
+            searches,
+        )
+    except RequestError as error:  # a display never ends a run; `runner.report` says the same and exits with 2
+        return [str(error)], [], searches
+
+
+def results_of(events: list[Event]) -> Results | None:
+    """Read the events so far; None when no worker ever started."""
+    try:
+        return from_events(events)
+    except RequestError:
+        return None

@@ -1,0 +1,186 @@
+"""From a config to a plan: which machine, which device, which cases, as a job that is ready to be saved and launched.
+
+Nothing is launched or written here but by `save`.
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from runner import __version__, code, gpus
+from runner.config import RunConfig
+from runner.errors import RequestError, one_line
+from runner.gpus import DetectedGpu
+from runner.grid import expand
+from runner.job import Job
+from runner.paths import run_folder
+from runner.spec import GpuSpec
+
+NO_RENTING = "renting arrives with the next release"
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a job would run. `here` is this machine's GPU for it; `obstacle` says why it can't be run now (None: it can)."""
+
+    device: str
+    gpu: GpuSpec | None
+    here: DetectedGpu | None = None
+    obstacle: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will happen: the job, its target and the folder that it writes to."""
+
+    config: RunConfig
+    job: Job
+    target: Target
+    folder: Path
+
+
+def make(
+    config: RunConfig, folders: Sequence[Path], overrides: Sequence[str] = (), detected: Sequence[DetectedGpu] | None = None
+) -> Plan:
+    """Plan a run; `folders` are the config folders, `overrides` what the user typed, `detected` this machine's GPUs.
+
+    Raises RequestError when the request is wrong, or can't be done and is neither a dry run nor a written job.
+    """
+    place = target(config, gpus.detect() if detected is None else detected, folders)
+    if place.obstacle and not (config.launch.dry_run or config.launch.write_job):
+        raise RequestError(place.obstacle)
+    job = build_job(config, place, folders, overrides)
+    return Plan(config, job, place, run_folder(config.out, config.run_dir, config.workload.name, job.hash))
+
+
+def target(config: RunConfig, detected: Sequence[DetectedGpu], folders: Sequence[Path]) -> Target:
+    """Decide where the job runs: the GPU that was asked for, or this machine's for `gpu=local`, else its CPU."""
+    if config.gpu is None:
+        here = detected[0] if detected else None
+        known = gpus.identify(here, gpus.load_specs(folders)) if here else None
+        obstacle = None
+        if config.launch.mode == "sky":
+            obstacle = "gpu=local means this machine, which can't be rented; name a GPU with gpu=NAME, or use launch=local"
+        return Target("cuda" if here else "cpu", known[1] if known else None, here, obstacle)
+    spec = config.gpu
+    here = next((gpu for gpu in detected if gpus.matches(spec, gpu.name, gpu.memory_bytes)), None)
+    if here is None and config.workload.any_device and config.launch.mode != "sky" and detected:
+        here = detected[0]  # what is here is the question; the worker and the report say that it is another one
+    return Target("cuda", spec, here, _obstacle(config, spec, here, detected))
+
+
+def _obstacle(config: RunConfig, spec: GpuSpec, here: DetectedGpu | None, detected: Sequence[DetectedGpu]) -> str | None:
+    asked = f"gpu={config.gpu_choice}"
+    if config.launch.mode == "sky":
+        return (
+            f"launch=sky: this version can't rent yet ({NO_RENTING}); what works now: launch.dry_run=true, or "
+            "launch.write_job=JOB.json and then python -m runner.worker JOB.json --out DIR on the machine with the GPU"
+        )
+    if here:
+        return None
+    have = ", ".join(dict.fromkeys(one_line(gpu.name) for gpu in detected)) or "no GPU"
+    if config.launch.mode == "local":
+        return f"{asked} launch=local: no {spec.name} here (this machine has {have}); use gpu=local, or launch.dry_run=true"
+    return (
+        f"{asked}: no {spec.name} here (this machine has {have}) and no cloud is enabled; ways on: gpu=local to use what "
+        f"is here, launch.dry_run=true to see the plan, or enabling a cloud (sky check; {NO_RENTING})"
+    )
+
+
+def build_job(config: RunConfig, place: Target, folders: Sequence[Path], overrides: Sequence[str] = ()) -> Job:
+    """Resolve the config for a target into a job.
+
+    Raises RequestError for a bad grid or a module that is not there.
+    """
+    workload = config.workload
+    path = code.locate(workload.module, folders)
+    is_file = workload.module.endswith(".py")
+    return Job(
+        workload=workload.name,
+        module=path.name if is_file else workload.module,
+        params=workload.params,
+        variants=workload.variants,
+        baseline=workload.baseline,
+        cases=expand(workload.blocks(place.device), workload.axes, workload.overrides, config.measure.max_cases),
+        device=place.device,
+        gpu=place.gpu,
+        measure=config.measure,
+        seed=config.seed,
+        code=code.digest(workload.module, path),
+        mode=workload.mode,
+        search=workload.search,
+        derive={
+            "axes": {name: spec.unit for name, spec in workload.axes.items()},
+            "thresholds": [asdict(one) for one in workload.thresholds],
+            "decisions": [asdict(one) for one in workload.decisions],
+        },
+        provenance={
+            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "overrides": list(overrides),
+            "choices": config.choices,
+            "version": __version__,
+            "git": code.git_state(),
+            "lock_sha256": code.lock_digest(),
+            "module_file": str(path) if is_file else None,
+        },
+    )
+
+
+def save(job: Job, path: Path) -> None:
+    """Write the job file, and beside it the workload's module where that is a `.py` file.
+
+    Raises RequestError when the folder can't be written.
+    """
+    job.save(path)
+    source = job.provenance.get("module_file")
+    if source and Path(source) != path.parent.resolve() / job.module:
+        try:
+            shutil.copyfile(source, path.parent / job.module)
+        except OSError as error:
+            raise RequestError(f"can't copy {source} to {path.parent}: {error.strerror}") from error
+
+
+def at_most_s(job: Job) -> float:
+    """Return the seconds that measuring takes at most by the policy's limits; imports and compilation come on top."""
+    policy = job.measure
+    timings = len(policy.timings) if policy.timings is not None else (3 if job.device == "cuda" else 1)
+    one = policy.max_time_s * (timings + (1 if policy.aa_control else 0)) + policy.warmup.max_s
+    one += policy.energy_window_s if job.device == "cuda" else 0
+    one = min(one, policy.variant_timeout_s)
+    if job.mode == "search":
+        return len(job.variants) * (job.search.budget_s + job.search.finalists * one)
+    return len(job.cases) * len(job.variants) * one
+
+
+def describe(plan: Plan) -> list[str]:
+    """Return the lines that a dry run prints: what would be measured, where, and for how long at most."""
+    job, place = plan.job, plan.target
+    minutes, seconds = divmod(round(at_most_s(job)), 60)
+    gpu = place.gpu.name if place.gpu else (place.here.name if place.here else None)
+    verdict = place.obstacle or ("here" + (f", on GPU {place.here.index} ({place.here.name})" if place.here else ", on the CPU"))
+    lines = [
+        f"workload   {job.workload}: {plan.config.workload.description or job.module}",
+        f"cases      {len(job.cases)} ({_axes(job)})"
+        if job.mode == "grid"
+        else f"search     {job.search.budget_s:g} s a variant",
+        f"variants   {', '.join(job.variants)}" + (f"; baseline {job.baseline}" if job.baseline else ""),
+        f"device     {gpu or job.device}",
+        f"job        {job.hash[:12]}",
+        f"at most    {minutes} min {seconds} s of measuring",
+        f"target     {verdict}",
+    ]
+    keys = [str(one["key"]) for kind in ("thresholds", "decisions") for one in job.derive[kind]]
+    return [*lines, f"answers    {', '.join(keys)}"] if keys else lines
+
+
+def _axes(job: Job) -> str:
+    """Sum up the cases: each axis with its number of values, or its only value."""
+    values: dict[str, list[object]] = {}
+    for case in job.cases:
+        for axis, value in case.axes.items():
+            seen = values.setdefault(axis, [])
+            if value not in seen:
+                seen.append(value)
+    return ", ".join(f"{axis} {seen[0]}" if len(seen) == 1 else f"{axis} {seen[0]}..{seen[-1]}" for axis, seen in values.items())

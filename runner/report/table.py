@@ -1,0 +1,90 @@
+"""One flat row per measurement, units in the names: the CSV, the metrics in MLflow and every printed table start here."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from runner.journal import Event
+from runner.results import Results
+
+COLUMNS = (
+    "status", "reason", "timing", "timer", "latency_ms", "latency_low_ms", "latency_high_ms", "precision_pct", "samples",
+    "samples_effective", "latency_min_ms", "latency_p95_ms", "latency_max_ms", "latency_stdev_ms", "latency_warm_ms",
+    "latency_warm_low_ms", "latency_warm_high_ms", "latency_wall_ms", "latency_wall_low_ms", "latency_wall_high_ms",
+    "launch_bound", "speedup", "speedup_low", "speedup_high", "verdict", "throughput_tflops", "bandwidth_gbps",
+    "pct_of_peak", "pct_of_bandwidth", "ops", "bytes", "peak_memory_mb", "leak_bytes_per_call", "energy_mj",
+    "first_call_ms", "sm_clock_mhz", "temperature_c", "power_w", "throttled_samples", "warnings", "measured_at",
+)  # fmt: skip
+"""The columns after the axes, in order; an empty field means that there is no such figure."""
+
+
+def flat(event: Event) -> dict[str, Any]:
+    """Return the figures of one measurement under `COLUMNS`' names (without axes); None where there is none.
+
+    Megabytes are 10^6 bytes; clock and power are medians inside the timed windows, the temperature is the highest seen.
+    """
+    statistics, rates, telemetry = (event.get(key) or {} for key in ("statistics", "rates", "telemetry"))
+    also, speedup, work = (event.get(key) or {} for key in ("also", "speedup", "work"))
+    memory = event.get("peak_memory_bytes")
+    row: dict[str, Any] = {
+        "status": event["status"],
+        "reason": event.get("reason"),
+        "timing": event.get("timing"),
+        "timer": event.get("timer"),
+        "latency_ms": statistics.get("median_ms"),
+        "latency_low_ms": statistics.get("ci_low_ms"),
+        "latency_high_ms": statistics.get("ci_high_ms"),
+        "precision_pct": 100 * statistics["precision"] if "precision" in statistics else None,
+        "samples": statistics.get("n"),
+        "samples_effective": statistics.get("n_effective"),
+        "latency_min_ms": statistics.get("min_ms"),
+        "latency_p95_ms": statistics.get("p95_ms"),
+        "latency_max_ms": statistics.get("max_ms"),
+        "latency_stdev_ms": statistics.get("stdev_ms"),
+        "launch_bound": event.get("launch_bound"),
+        "speedup": speedup.get("ratio"),
+        "speedup_low": speedup.get("ci_low"),
+        "speedup_high": speedup.get("ci_high"),
+        "verdict": speedup.get("verdict"),
+        "throughput_tflops": rates.get("tflops"),
+        "bandwidth_gbps": rates.get("bandwidth_gbps"),
+        "pct_of_peak": rates.get("pct_of_peak"),
+        "pct_of_bandwidth": rates.get("pct_of_bandwidth"),
+        "ops": work.get("ops"),
+        "bytes": work.get("bytes"),
+        "peak_memory_mb": memory / 1e6 if memory is not None else None,
+        "leak_bytes_per_call": event.get("leak_bytes_per_call"),
+        "energy_mj": event.get("energy_mj_per_call"),
+        "first_call_ms": event.get("first_call_ms"),
+        "sm_clock_mhz": _part(telemetry, "sm_clock_mhz", "median"),
+        "temperature_c": _part(telemetry, "temperature_c", "max"),
+        "power_w": _part(telemetry, "power_w", "median"),
+        "throttled_samples": len(event["throttled"]) if event.get("throttled") is not None else None,
+        "warnings": "; ".join(event.get("warnings") or []) or None,
+        "measured_at": event["time"],
+    }
+    for timing in ("warm", "wall"):
+        other = (also.get(timing) or {}).get("statistics") or {}
+        for name, key in (("", "median_ms"), ("_low", "ci_low_ms"), ("_high", "ci_high_ms")):
+            row[f"latency_{timing}{name}_ms"] = other.get(key)
+    return row
+
+
+def write_csv(path: Path, results: Results) -> None:
+    """Write `measurements.csv`: axes first, then `x` (the x-axis' name), variant, dtype and `COLUMNS`."""
+    axes = sorted({axis for event in results.measurements for axis in event["case"]})
+    # An axis may share its name with a column (`bytes`); the figure keeps its name, the axis is marked.
+    columns = {
+        axis: f"axis_{axis}" if axis in COLUMNS or axis in ("workload", "x", "variant", "dtype") else axis for axis in axes
+    }
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, ["workload", *columns.values(), "x", "variant", "dtype", *COLUMNS], lineterminator="\n")
+        writer.writeheader()
+        for event in results.measurements:
+            own = {"workload": results.workload, "x": event["x"], "variant": event["variant"], "dtype": event.get("dtype")}
+            writer.writerow(own | {columns[axis]: value for axis, value in event["case"].items()} | flat(event))
+
+
+def _part(telemetry: Mapping[str, Any], what: str, which: str) -> Any:
+    return (telemetry.get(what) or {}).get(which)

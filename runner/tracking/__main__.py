@@ -1,0 +1,91 @@
+"""`python -m runner.tracking DIR`: record a run in MLflow from its folder, or finish what was begun; never twice."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from runner.errors import EXIT_DONE, EXIT_FAILED, RequestError, one_line
+from runner.journal import final_status
+from runner.results import from_events, read_events
+from runner.tracking.store import Place, check, place, scrub, ui_hint
+from runner.tracking.upload import NAME, State, Upload, load_state, locked
+
+LOCK_WAIT_S = 120.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Return the exit code: 0 recorded (now or before), 1 the store failed halfway, 2 the request can't be done."""
+    parser = argparse.ArgumentParser(prog="python -m runner.tracking", description=__doc__)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the folder of a run: it holds journal.jsonl")
+    parser.add_argument("--uri", help="the MLflow tracking URI; without it, the one the run was to be recorded at")
+    parser.add_argument("--experiment", help="the experiment; without it, the one it was to be recorded in")
+    options = parser.parse_args(arguments)
+    try:
+        return record(options.folder, options.uri, options.experiment)
+    except RequestError as error:
+        print(one_line(str(error)), file=sys.stderr)
+        return error.exit_code
+
+
+def record(folder: Path, uri: str | None = None, experiment: str | None = None) -> int:
+    """Bring the run in `folder` into MLflow; print where it is.
+
+    Raises RequestError when there is no run, no store, or the store can't be reached.
+    """
+    folder = folder.absolute()
+    events = read_events(folder)
+    results = from_events(events)
+    with locked(folder, LOCK_WAIT_S):
+        events = read_events(folder)  # again: who held the lock may have been the run itself
+        state = load_state(folder)
+        where = _where(folder, state, uri, experiment or results.workload)
+        check(where)
+        upload = Upload(folder, where)
+        status, reason = (state.status, state.reason) if state and state.status else final_status(events)
+        try:
+            known = upload.is_done(status, events)
+            if not known:
+                _derive(folder)
+                upload.push(events)
+                upload.close(status, reason, events)
+        except RequestError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever MLflow, its drivers or the network raise; the run is still whole
+            print(f"MLflow at {where.shown} failed ({scrub(str(error), where.uri)[:300]}); call this again", file=sys.stderr)
+            return EXIT_FAILED
+    print("already recorded" if known else "recorded", *ui_hint(where, upload.state.experiment_id, upload.state.run_id), sep="\n")
+    return EXIT_DONE
+
+
+def _where(folder: Path, state: State | None, uri: str | None, experiment: str) -> Place:
+    """Return the store: the one named now, else the one remembered, else MLFLOW_TRACKING_URI's."""
+    chosen = uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if state is None:
+        if not chosen:
+            raise RequestError(
+                f"{folder} has no {NAME}: it was not to be recorded; name a store with --uri, as in --uri http://HOST:5000"
+            )
+        return place(chosen, experiment, None, folder)
+    if uri and uri != state.uri:
+        same = place(uri, state.experiment, state.artifact_location, folder)
+        # The stored URI has no password: naming it in full is the same store.
+        return same if same.shown == state.uri else place(uri, experiment, None, folder)
+    if "***" in state.uri:
+        if chosen and Place(chosen, "").shown == state.uri:
+            return Place(chosen, state.experiment, state.artifact_location)
+        raise RequestError(f"the password of {state.uri} is not stored; name the store in full with --uri or MLFLOW_TRACKING_URI")
+    return Place(state.uri, state.experiment, state.artifact_location)
+
+
+def _derive(folder: Path) -> None:
+    """Make the report again where it is missing or older than the journal."""
+    report, journal = folder / "report.md", folder / "journal.jsonl"
+    if not report.exists() or report.stat().st_mtime < journal.stat().st_mtime:
+        from runner.report import write
+
+        write(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

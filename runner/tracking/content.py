@@ -1,0 +1,162 @@
+"""What MLflow is told about a run: its params, tags and metrics, as pure functions of the journal's events."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from runner.journal import Event
+from runner.report.table import flat
+
+MAX_NAME, MAX_PARAM, MAX_TAG = 250, 6000, 5000
+
+METRICS = (
+    "latency_ms", "latency_low_ms", "latency_high_ms", "latency_warm_ms", "latency_wall_ms", "throughput_tflops",
+    "bandwidth_gbps", "pct_of_peak", "pct_of_bandwidth", "speedup", "peak_memory_mb", "energy_mj",
+)  # fmt: skip
+"""The figures of `runner.report.table` that become metrics, named `FIGURE/VARIANT` with further axes behind."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One value of one metric; `timestamp` in ms since the epoch is the event's own, so logging it twice changes nothing."""
+
+    name: str
+    value: float
+    step: int
+    timestamp: int
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The step of a case: its x, or its place among the sorted x where those are not distinct whole numbers."""
+
+    note: str
+    _by_x: Mapping[str, Mapping[Any, int]]
+
+    @classmethod
+    def of(cls, job: Mapping[str, Any]) -> "Steps":
+        """Lay down the steps of a job's cases, so that a run that goes on has the same ones."""
+        values: dict[str, set[Any]] = {}
+        for case in job.get("cases") or []:
+            if (value := case["axes"].get(case["x"])) is not None:
+                values.setdefault(case["x"], set()).add(value)
+        steps: dict[str, dict[Any, int]] = {}
+        notes = []
+        for axis, found in values.items():
+            numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in found)
+            if numeric and len({round(value) for value in found}) == len(found):
+                steps[axis] = {value: round(value) for value in found}
+                rounded = any(round(value) != value for value in found)
+                notes.append(f"step = {axis}" + (" rounded to a whole number" if rounded else ""))
+            else:
+                ordered = sorted(found) if numeric else sorted(found, key=str)
+                steps[axis] = {value: index for index, value in enumerate(ordered)}
+                notes.append(
+                    f"step = place of {axis}: " + ", ".join(f"{index} is {value}" for index, value in enumerate(ordered))
+                )
+        return cls("; ".join(notes) or "step = x", steps)
+
+    def step(self, axis: str, value: Any) -> int:
+        """Return the step of `value` on the x-axis `axis`; 0 where it has none. Cases found by a search are not laid down."""
+        known = self._by_x.get(axis, {})
+        if value in known:
+            return known[value]
+        return round(value) if isinstance(value, int | float) else 0
+
+
+def name(figure: str, variant: str, axes: Mapping[str, Any]) -> str:
+    """Return a metric's name: `latency_ms/bf16/layer:llama3_8b_qkv`.
+
+    MLflow allows letters, digits and `_-. :/` in names, no `=`, so axis and value are joined by a colon.
+    """
+    parts = [figure, _clean(variant)]
+    if axes:
+        parts.append(" ".join(f"{_clean(axis)}:{_clean(str(axes[axis]))}" for axis in sorted(axes)))
+    return "/".join(parts)[:MAX_NAME].rstrip("/ ")
+
+
+def points(event: Event, steps: Steps) -> Iterator[Point]:
+    """Yield the metrics of one event; none for the kinds that carry no figures."""
+    at = timestamp(event)
+    if event["event"] == "measurement":
+        axes = {axis: value for axis, value in event["case"].items() if axis != event["x"]}
+        step = steps.step(str(event["x"]), event["case"].get(event["x"]))
+        row = flat(event)
+        for figure in METRICS:
+            if row[figure] is not None:
+                yield Point(name(figure, str(event["variant"]), axes), float(row[figure]), step, at)
+    elif event["event"] == "search_finished" and event.get("best"):
+        for figure, key in (
+            ("search_tflops", "tflops"),
+            ("search_low_tflops", "ci_low_tflops"),
+            ("search_high_tflops", "ci_high_tflops"),
+        ):
+            if event["best"].get(key) is not None:
+                yield Point(name(figure, str(event["variant"]), {}), float(event["best"][key]), 0, at)
+
+
+def params(job: Mapping[str, Any]) -> dict[str, str]:
+    """Return the job flattened, `measure.warmup.window: 8`; long values are cut, lists become JSON, cases their axes' values."""
+    rest = {key: value for key, value in job.items() if key not in ("cases", "schema", "derive")}
+    cases = [case["axes"] for case in job.get("cases") or []]
+    axes = list(dict.fromkeys(axis for case in cases for axis in case))
+    rest["cases"] = {"count": len(cases)} | {
+        axis: list(dict.fromkeys(case[axis] for case in cases if axis in case)) for axis in axes
+    }
+    derive = job.get("derive") or {}
+    rest["derive"] = {
+        kind: {
+            one["key"]: json.dumps({name: value for name, value in one.items() if name != "key"})
+            for one in derive.get(kind) or []
+        }
+        for kind in ("thresholds", "decisions")
+    }
+    return {_clean(key, "/")[:MAX_NAME]: value[:MAX_PARAM] for key, value in _flatten("", rest)}
+
+
+def tags(event: Event, steps: Steps, more: Mapping[str, Any]) -> dict[str, str]:
+    """Return the tags of a run that starts with the `job_started` event; `more` are the caller's (target, price, the user's)."""
+    device, git = event.get("device") or {}, (event["job"].get("provenance") or {}).get("git") or {}
+    found: dict[str, Any] = {
+        "gpu.name": device.get("name"),
+        "gpu.uuid": device.get("uuid"),
+        "gpu.sm": device.get("sm"),
+        "target": "local",
+        "job.hash": event["hash"],
+        "git.sha": git.get("sha"),
+        "git.dirty": git.get("dirty"),
+        "session": event.get("session"),
+        "workload": event["job"]["workload"],
+        "steps": steps.note,
+        "status": "running",
+    }
+    return {str(key)[:MAX_NAME]: as_text(value)[:MAX_TAG] for key, value in (found | dict(more)).items() if value is not None}
+
+
+def timestamp(event: Event) -> int:
+    """Return an event's time in milliseconds since the epoch."""
+    return round(datetime.fromisoformat(event["time"]).timestamp() * 1000)
+
+
+def as_text(value: Any) -> str:
+    """Write a value as MLflow's UI shows it best: lower-case booleans, no quotes around text."""
+    if isinstance(value, bool) or value is None:
+        return json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value) if isinstance(value, list | dict) else str(value)
+
+
+def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from _flatten(f"{prefix}.{key}" if prefix else str(key), item)
+    else:
+        yield prefix, as_text(value)
+
+
+def _clean(text: str, also: str = "") -> str:
+    """Replace what MLflow allows in no name; a slash would start a new section."""
+    cleaned = re.sub(rf"[^\w.\- :{also}]", "_", text)
+    return "_" if cleaned.strip(". ") == "" else cleaned

@@ -1,0 +1,336 @@
+"""Measures one case: every variant gated against the reference, then timed side by side. Knows nothing about any workload."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from runner import stats
+from runner.job import Job
+from runner.journal import case_key
+from runner.spec import Case
+from runner.worker import backend, calls, failures, gate, sampling, timers
+from runner.worker.device import Cuda, Device
+from runner.worker.rates import impossible, rates
+from runner.worker.sampling import Collected
+from runner.worker.telemetry import Telemetry
+from runner.worker.watchdog import Watchdog
+from runner.worker.workload import Context, Inputs, Variant, Work, Workload, tensors
+
+LAUNCH_BOUND = 1.5
+SECONDARY_TIME = 0.5
+CONTROL = " again"
+Result = TypeVar("Result")
+Progress = Callable[..., None]
+
+
+class CudaBroken(Exception):
+    """CUDA is left in an error; only a new process can go on. `outcomes` are the measurements that can be written."""
+
+    def __init__(self, outcomes: list[dict[str, Any]]) -> None:
+        super().__init__("CUDA is left in an error")
+        self.outcomes = outcomes
+
+
+@dataclass
+class Ready:
+    """A variant that passed its gate on this case and waits to be timed."""
+
+    variant: Variant
+    prepared: Inputs
+    gate: gate.GateResult
+    counters: dict[str, int] | None
+    backend: list[str] | None
+    profile: calls.CallProfile
+    collected: dict[str, Collected] = field(default_factory=dict)
+    energy_mj: float | None = None
+
+    def call(self) -> Any:
+        """Run the variant once."""
+        return self.variant.run(*self.prepared)
+
+
+class Engine:
+    """Measures the cases of one job on one device."""
+
+    def __init__(self, job: Job, workload: Workload, device: Device, watchdog: Watchdog, progress: Progress) -> None:
+        self.job = job
+        self.policy = job.measure
+        self.workload = workload
+        self.device = device
+        self._watchdog = watchdog
+        self._progress = progress
+        self._cuda = device if isinstance(device, Cuda) else None
+        description = device.describe()
+        self._max_clock_mhz: float | None = description["max_sm_clock_mhz"]
+        self._outcomes: dict[str, dict[str, Any]] = {}
+        self.case = Case({}, "")
+
+    @property
+    def timings(self) -> list[str]:
+        """The timings to take, the primary one first."""
+        return self.policy.timings or (["cold", "warm", "wall"] if self._cuda else ["wall"])
+
+    def measure(self, case: Case, variants: list[str]) -> list[dict[str, Any]]:
+        """Return the measurements of `variants` on one case, as the journal has them.
+
+        Raises CudaBroken when the process can't go on, with what is known by then.
+        """
+        self.case = case
+        self._outcomes = {}
+        with Telemetry(self._cuda.uuid if self._cuda else None) as telemetry:
+            ready = self._prepare(variants)
+            for timing in self.timings if ready else []:
+                self._time(timing, ready, telemetry)
+            for name, one in list(ready.items()):
+                energy = self._attempt(name, lambda one=one: self._energy(one, telemetry))
+                one.energy_mj = energy
+        summary = telemetry.summary()
+        baseline = ready.get(self.job.baseline or "")
+        for name, one in ready.items():
+            if name not in self._outcomes:
+                self._outcomes[name] = self._measurement(name, one, baseline, summary)
+        ready.clear()
+        self.device.release()
+        return [self._outcomes[name] for name in variants]
+
+    def describe(self, variant: str, status: str, reason: str | None) -> dict[str, Any]:
+        """Return the fields that every measurement has."""
+        declared = self.workload.variants[variant]
+        return {
+            "case": self.case.axes,
+            "x": self.case.x,
+            "variant": variant,
+            "dtype": declared.dtype,
+            "status": status,
+            "reason": reason,
+            "warnings": [],
+        }
+
+    def _attempt(self, name: str, action: Callable[[], Result]) -> Result | None:
+        """Return the action's result; None when it failed, which becomes the variant's outcome."""
+        if name in self._outcomes:
+            return None
+        try:
+            with self._watchdog.guard(lambda: name, self.policy.variant_timeout_s):
+                result = action()
+                self.device.synchronize()
+                return result
+        except Exception as error:  # one variant's failure is that variant's status, whatever it raises
+            self._fail(name, error)
+            return None
+
+    def _fail(self, name: str, error: Exception) -> None:
+        self._outcomes[name] = self.describe(name, *failures.classify(error))
+        error.__traceback__ = None  # its frames hold this variant's tensors
+        if failures.cuda_is_broken():
+            raise CudaBroken(list(self._outcomes.values()))
+        self.device.release()
+
+    def _prepare(self, variants: list[str]) -> dict[str, Ready]:
+        """Build the inputs and the reference; return the variants that pass the gate, profiled."""
+        try:
+            inputs = self.workload.inputs(self.case.axes, self.context())
+            reference = self.workload.reference(*inputs).to(torch.float64)
+        except Exception as error:  # without inputs or truth nothing can be measured: every variant says why
+            for name in variants:
+                self._fail(name, error)
+            return {}
+        ready = {}
+        for name in variants:
+            self._progress("gate", variants=[name])
+            one = self._attempt(name, lambda name=name: self._gate(name, inputs, reference))
+            if one is not None:
+                ready[name] = one
+        return ready
+
+    def context(self) -> Context:
+        """Return what the workload builds its inputs from; the seed is the job's and the case's, so a case can be repeated."""
+        digest = hashlib.sha256(f"{self.job.seed}/{case_key(self.case.axes)}".encode()).digest()
+        generator = torch.Generator(self.device.torch_device).manual_seed(int.from_bytes(digest[:7], "big"))
+        return Context(self.device.torch_device, self.job.params, generator)
+
+    def _gate(self, name: str, inputs: Inputs, reference: Tensor) -> Ready | None:
+        """Prepare, run once, compare; None (with the outcome written) when the variant is not what it should be."""
+        variant = self.workload.variants[name]
+        prepared = variant.prepare(inputs)
+        before = [tensor.clone() for tensor in tensors(inputs)]
+        gate.poison(self.device.torch_device, reference.numel() * 4)
+        output, first_ms, _ = calls.first_call(lambda: variant.run(*prepared), self.device)
+        elsewhere = {str(t.device) for t in tensors(output) + tensors(prepared) if t.device != self.device.torch_device}
+        if elsewhere:
+            self._outcomes[name] = self.describe(name, "error", f"it ran on {' and '.join(sorted(elsewhere))}, not on {self.device.torch_device}")
+            return None
+        result = gate.check(variant.finish(output, prepared), reference, variant, self.policy.gate)
+        failure = result.failure
+        for kept, used in zip(before, tensors(inputs), strict=True):
+            if not torch.equal(kept, used):
+                failure = "it changed its inputs"
+                used.copy_(kept)  # the next variant gets what it should
+        counted, counter_failure = self._counters(variant, output, prepared)
+        failure = failure or counter_failure
+        if failure:
+            self._outcomes[name] = self.describe(name, "incorrect", failure) | {"gate": result.as_dict(), "counters": counted}
+            return None
+        del output, before
+        call = lambda: variant.run(*prepared)  # noqa: E731 - a name for the profiler's argument
+        ran = backend.kernels(call, self.device)
+        return Ready(variant, prepared, result, counted, ran, calls.profile(call, self.device, self.policy.warmup, first_ms))
+
+    def _counters(self, variant: Variant, output: Any, prepared: Inputs) -> tuple[dict[str, int] | None, str | None]:
+        """Return what the variant counted and why that is wrong (None: equal to the closed form)."""
+        if variant.counters is None or self.workload.counters is None:
+            return None, None
+        counted = {key: int(value) for key, value in variant.counters(output, prepared).items()}
+        expected = dict(self.workload.counters(self.case.axes, self.job.params))
+        wrong = [f"{key} is {counted.get(key)}, expected {value}" for key, value in expected.items() if counted.get(key) != value]
+        return counted, f"counted {'; '.join(wrong)}" if wrong else None
+
+    def _time(self, timing: str, ready: Mapping[str, Ready], telemetry: Telemetry) -> None:
+        """Take the samples of one timing for every variant that is still standing."""
+        samplers = {}
+        for name, one in ready.items():
+            sampler = self._attempt(name, lambda one=one: self._sampler(timing, one))
+            if sampler is not None:
+                samplers[name] = sampler
+        primary = timing == self.timings[0]
+        baseline = self.job.baseline or ""
+        if primary and self.policy.aa_control and baseline in samplers:
+            samplers[baseline + CONTROL] = samplers[baseline]
+
+        def report(precision: Mapping[str, float]) -> None:
+            self._progress(timing, variants=list(precision), precision=dict(precision))
+
+        limit_s = self.policy.variant_timeout_s + 4 * self.policy.max_time_s * max(len(samplers), 1)
+        turn = sampling.Turn()
+        try:
+            with self._watchdog.guard(lambda: turn.name.removesuffix(CONTROL), limit_s):
+                scale = 1.0 if primary else SECONDARY_TIME
+                found = sampling.collect(samplers, self.policy, self.device.synchronize, telemetry, report, turn, scale)
+        except RuntimeError as error:  # an asynchronous CUDA error surfaces here and can't be laid on one variant
+            for name in samplers.keys() - {baseline + CONTROL}:
+                self._fail(name, error)
+            return
+        control = found.pop(baseline + CONTROL, None)
+        for name, collected in found.items():
+            if collected.error is not None:
+                self._fail(name, collected.error)
+            else:
+                ready[name].collected[timing] = collected
+        if control is not None and control.error is None:
+            ready[baseline].collected[CONTROL] = control
+
+    def _sampler(self, timing: str, one: Ready) -> timers.Sampler:
+        """Return the clock for a timing of a variant."""
+        profile = one.profile
+        if timing == "wall" or self._cuda is None:
+            inner = 1 if self._cuda else timers.calls_per_sample(profile.call_ms, 0.05)
+            return timers.Wall(one.call, self.device.synchronize, inner)
+        clock = self._max_clock_mhz or 2000.0
+        if timing == "cold":
+            return timers.ColdEvents(one.call, self._flush, self._events, profile.host_ms, clock)
+        inner = timers.calls_per_sample(profile.call_ms, timers.WARM_SAMPLE_MS)
+        try:
+            return timers.WarmGraph(one.call, self._events, inner)
+        except RuntimeError:  # it synchronizes or allocates in ways a graph can't hold; the events say so by their name
+            torch.cuda.synchronize()
+            return timers.WarmEvents(one.call, self._events, profile.host_ms, clock, inner)
+
+    def quick_sampler(self, call: timers.Call) -> timers.Sampler:
+        """Return the primary clock for a call that was not profiled: for a search, whose looks are not reported."""
+        call()
+        if self._cuda is None:
+            return timers.Wall(call, self.device.synchronize)
+        return timers.ColdEvents(call, self._flush, self._events, 0.0, 0.0)
+
+    @property
+    def _flush(self) -> timers.Flush:
+        if not hasattr(self, "_flush_made") and self._cuda:
+            self._flush_made = timers.Flush(self._cuda.l2_bytes)
+        return self._flush_made
+
+    @property
+    def _events(self) -> timers.EventPairs:
+        if not hasattr(self, "_events_made"):
+            self._events_made = timers.EventPairs()
+        return self._events_made
+
+    def _energy(self, one: Ready, telemetry: Telemetry) -> float | None:
+        return calls.energy_mj_per_call(one.call, self.device, telemetry, one.profile.call_ms, self.policy.energy_window_s)
+
+    def _measurement(self, name: str, one: Ready, baseline: Ready | None, telemetry: dict[str, Any] | None) -> dict[str, Any]:
+        """Return the measurement of a variant whose samples are complete."""
+        primary = self.timings[0]
+        main = one.collected[primary]
+        summary = self._summary(main)
+        work = self.workload.work(self.case.axes, self.job.params, one.variant.dtype)
+        found = rates(work, summary.median_ms, one.variant.dtype, self.job.gpu)
+        record = self.describe(name, "ok", None) | {"work": {"ops": work.ops, "bytes": work.bytes}, "gate": one.gate.as_dict()}
+        cannot_be = self._impossible(found, work, primary)
+        if cannot_be:
+            return record | {"status": "error", "reason": cannot_be}
+        if not main.precise:
+            record |= {"status": "noisy", "reason": f"the median is known to {summary.precision:.1%} after {summary.n} samples, asked for {self.policy.target:.1%}"}
+        warnings = list(one.profile.warnings)
+        if telemetry and "SwPowerCap" in telemetry["throttle_reasons"]:
+            clock = telemetry["sm_clock_mhz"]["median"]
+            warnings.append(f"power limit: it held the clock at {clock:g} of {self._max_clock_mhz:g} MHz, so times depend on what ran just before")
+        if main.throttled:
+            warnings.append(f"throttled: {len(main.throttled)} of {len(main.samples_ms)} samples are marked")
+        also = {timing: collected for timing, collected in one.collected.items() if timing not in (primary, CONTROL)}
+        wall = also.get("wall")
+        return record | {
+            "timing": primary,
+            "timer": main.timer,
+            "samples_ms": [round(sample, 7) for sample in main.samples_ms],
+            "throttled": main.throttled,
+            "statistics": summary.as_dict(),
+            "also": {
+                timing: {
+                    "timer": collected.timer,
+                    "samples_ms": [round(sample, 7) for sample in collected.samples_ms],
+                    "statistics": self._summary(collected).as_dict(),
+                }
+                for timing, collected in also.items()
+            },
+            "speedup": self._speedup(name, main, baseline, primary),
+            "control": self._control(one, main),
+            "launch_bound": self._summary(wall).median_ms > LAUNCH_BOUND * summary.median_ms if wall else None,
+            "counters": one.counters,
+            "backend": one.backend,
+            "rates": found.as_dict(),
+            "peak_memory_bytes": one.profile.peak_memory_bytes,
+            "leak_bytes_per_call": one.profile.leak_bytes_per_call,
+            "energy_mj_per_call": one.energy_mj,
+            "first_call_ms": one.profile.first_call_ms,
+            "telemetry": telemetry,
+            "warnings": warnings,
+        }
+
+    def _summary(self, collected: Collected) -> stats.Summary:
+        return stats.summarize(collected.basis_ms(self.policy.min_samples), self.policy.confidence)
+
+    def _impossible(self, found: Any, work: Work, primary: str) -> str | None:
+        l2_bytes = self._cuda.l2_bytes if self._cuda else 0
+        return impossible(found, work, self.job.gpu, self._max_clock_mhz, l2_bytes, cold=primary == "cold")
+
+    def _speedup(self, name: str, main: Collected, baseline: Ready | None, primary: str) -> dict[str, Any] | None:
+        if baseline is None or name == self.job.baseline or primary not in baseline.collected:
+            return None
+        return {"baseline": self.job.baseline, **self._compare(baseline.collected[primary], main)}
+
+    def _control(self, one: Ready, main: Collected) -> dict[str, Any] | None:
+        again = one.collected.get(CONTROL)
+        return self._compare(main, again) if again is not None else None
+
+    def _compare(self, baseline: Collected, candidate: Collected) -> dict[str, Any]:
+        interval = stats.speedup_interval(baseline.samples_ms, candidate.samples_ms, self.policy.confidence)
+        return {
+            "ratio": interval.value,
+            "ci_low": interval.low,
+            "ci_high": interval.high,
+            "verdict": stats.verdict(interval, self.policy.same_within),
+        }

@@ -1,0 +1,61 @@
+"""From time to throughput: TFLOPS, GB/s and their share of what the datasheet says the GPU can do."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from runner.spec import GpuSpec
+from runner.worker.workload import Work
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Throughput of one measurement (TOPS instead of TFLOPS for int8); None where no datasheet figure exists."""
+
+    tflops: float
+    bandwidth_gbps: float
+    pct_of_peak: float | None
+    pct_of_bandwidth: float | None
+    peak_tflops: float | None
+    peak_bandwidth_gbps: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data for the journal."""
+        return asdict(self)
+
+
+def rates(work: Work, time_ms: float, dtype: str, gpu: GpuSpec | None) -> Rates:
+    """Return the throughput of `work` done in `time_ms`."""
+    tflops = work.ops / time_ms / 1e9
+    bandwidth = work.bytes / time_ms / 1e6
+    peak = gpu.peak_tflops.get(dtype) if gpu else None
+    limit = gpu.bandwidth_gbps if gpu else None
+    return Rates(
+        tflops=tflops,
+        bandwidth_gbps=bandwidth,
+        pct_of_peak=100 * tflops / peak if peak else None,
+        pct_of_bandwidth=100 * bandwidth / limit if limit else None,
+        peak_tflops=peak,
+        peak_bandwidth_gbps=limit,
+    )
+
+
+def impossible(found: Rates, work: Work, gpu: GpuSpec | None, max_clock_mhz: float | None, l2_bytes: int, cold: bool) -> str | None:
+    """Say why a throughput can't be true, None when it can.
+
+    Datasheet peaks hold at the datasheet's boost clock; boards may clock higher, so the limit scales with the highest clock
+    the driver reports. Bandwidth is only held against device memory when the time is cold and the data is several times the L2.
+    """
+    if gpu is None:
+        return None
+    clock = max(1.0, (max_clock_mhz or 0) / gpu.boost_clock_mhz)
+    if found.peak_tflops and found.tflops > found.peak_tflops * clock:
+        return (
+            f"{found.tflops:.3g} TFLOPS is {found.tflops / found.peak_tflops / clock:.0%} of the most this GPU can do:"
+            " work was skipped, miscounted, or the datasheet is another GPU's"
+        )
+    if cold and work.bytes > 4 * l2_bytes and found.pct_of_bandwidth and found.pct_of_bandwidth > 100:
+        return (
+            f"{found.bandwidth_gbps:.4g} GB/s is {found.pct_of_bandwidth:.0f}% of the memory bandwidth:"
+            " bytes were skipped, miscounted, or the datasheet is another GPU's"
+        )
+    return None

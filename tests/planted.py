@@ -1,0 +1,126 @@
+"""A workload with planted faults: what each variant does wrong is its name. Used by the worker's tests, run like any other."""
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from runner.worker.workload import Axes, Context, Inputs, Unsupported, Variant, Work, Workload
+
+HOARD: list[Tensor] = []
+
+
+def inputs(axes: Axes, context: Context) -> Inputs:
+    """Return one vector of n values."""
+    return (context.randn(axes["n"]),)
+
+
+def work(axes: Axes, params: Mapping[str, Any], dtype: str) -> Work:
+    """One multiplication and eight bytes an element, times what a test wants to overstate."""
+    return Work(ops=axes["n"] * params.get("ops_factor", 1.0), bytes=8.0 * axes["n"])
+
+
+def honest(x: Tensor) -> Tensor:
+    return x * 2
+
+
+def wrong(x: Tensor) -> Tensor:
+    y = x * 2
+    y[0] += 1e-3  # small in the sum of 4096 elements, large for one
+    return y
+
+
+def slightly_wrong(x: Tensor) -> Tensor:
+    return x * 2.001
+
+
+def nan(x: Tensor) -> Tensor:
+    y = x * 2
+    y[-1] = math.nan
+    return y
+
+
+def unwritten(x: Tensor) -> Tensor:
+    y = torch.empty_like(x)
+    torch.mul(x[:-1], 2, out=y[:-1])
+    return y
+
+
+def elsewhere(x: Tensor) -> Tensor:
+    return (x * 2).to("meta")
+
+
+def sleeps(x: Tensor) -> Tensor:
+    time.sleep(0.003)
+    return x * 2
+
+
+def hangs(x: Tensor) -> Tensor:
+    time.sleep(3600)
+    return x
+
+
+def leaks(x: Tensor) -> Tensor:
+    HOARD.append(torch.ones(2**18))
+    return x * 2
+
+
+def clobbers(x: Tensor) -> Tensor:
+    y = x * 2
+    x.zero_()
+    return y
+
+
+def out_of_memory(x: Tensor) -> Tensor:
+    return torch.empty(2**46) * x.sum()
+
+
+def raises(x: Tensor) -> Tensor:
+    raise KeyError("planted")
+
+
+def refuses(inputs: Inputs) -> Inputs:
+    raise Unsupported("not on this device")
+
+
+def slow(x: Tensor) -> Tensor:
+    for _ in range(3):
+        x * 2
+    return x * 2
+
+
+def _count(factor: int):
+    return lambda output, prepared: {"elements": factor * output.numel()}
+
+
+WORKLOAD = Workload(
+    inputs=inputs,
+    reference=lambda x: x.double() * 2,
+    work=work,
+    counters=lambda axes, params: {"elements": axes["n"]},
+    candidates=lambda params, generator, best: iter([{"n": n} for n in (64, 256, 1024, 4096, 16384)]),
+    variants={
+        "honest": Variant(honest, dtype="fp32"),
+        "twin": Variant(honest, dtype="fp32"),
+        "slow": Variant(slow, dtype="fp32"),
+        "wrong": Variant(wrong, dtype="fp32"),
+        "slightly_wrong": Variant(slightly_wrong, dtype="fp32"),
+        "loose": Variant(slightly_wrong, dtype="fp32", rel_l2=0.01),
+        "nan": Variant(nan, dtype="fp32"),
+        "unwritten": Variant(unwritten, dtype="fp32"),
+        "elsewhere": Variant(elsewhere, dtype="fp32"),
+        "sleeps": Variant(sleeps, dtype="fp32"),
+        "hangs": Variant(hangs, dtype="fp32"),
+        "leaks": Variant(leaks, dtype="fp32"),
+        "clobbers": Variant(clobbers, dtype="fp32"),
+        "out_of_memory": Variant(out_of_memory, dtype="fp32"),
+        "raises": Variant(raises, dtype="fp32"),
+        "refuses": Variant(honest, dtype="fp32", prepare=refuses),
+        "counts": Variant(honest, dtype="fp32", counters=_count(1)),
+        "miscounts": Variant(honest, dtype="fp32", counters=_count(2)),
+        "int4": Variant(honest, dtype="int4"),
+    },
+)

@@ -1,0 +1,164 @@
+"""The displays: what each mode prints, that it fits, and that nothing in a journal breaks it."""
+
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from runner import units
+from runner.display import for_mode, words
+from runner.display.rich import Rich
+from runner.errors import RequestError
+from tests.journals import Fabricated, grid, matmul
+
+
+def trouble(case: Any, variant: str) -> tuple[str, str] | None:
+    return {
+        ("fp8", 128): ("unsupported", "this torch has no fp8 matmul"),
+        ("tf32", 1024): ("noisy", "4.1% wide after 2 s"),
+        ("bf16", 128): ("incorrect", "rel_l2 0.3 over 0.01"),
+    }.get((variant, 128 if variant == "fp8" else case.get("n")))
+
+
+def show(display: Any, run: Fabricated, status: str = "complete", reason: str = "") -> None:
+    display.opening(run.job().as_dict(), Path("runs/1"))
+    for event in run.events():
+        display.event(event)
+        if event["event"] == "case_started":
+            variants = list(run.curves)
+            common = {key: event[key] for key in ("index", "total", "case")}
+            display.progress(common | {"stage": "start", "variants": [], "precision": {}})
+            display.progress(common | {"stage": "cold", "variants": variants, "precision": dict.fromkeys(variants, 0.02)})
+    display.finish(status, reason)
+    display.closing(["mlflow ui --backend-store-uri sqlite:////runs/mlflow.db"])
+
+
+def text(mode: str, run: Fabricated, **end: str) -> str:
+    stream = io.StringIO()
+    show(for_mode(mode, stream), run, **end)
+    return stream.getvalue()
+
+
+def rich(run: Fabricated, width: int = 100) -> str:
+    stream = io.StringIO()
+    show(Rich(stream, Console(file=stream, width=width, force_terminal=False, highlight=False)), run)
+    return stream.getvalue()
+
+
+def test_plain_prints_a_line_per_measurement_and_the_end() -> None:
+    lines = text("plain", matmul(statuses=trouble)).splitlines()
+    assert lines[0] == "matmul on NVIDIA H200: 7 cases x 4 variants, at most 3 min 30 s"
+    assert sum(line.startswith("[") for line in lines) == 28
+    assert re.fullmatch(
+        r"\[3/7\] n=512 bf16: 5\.\d+ us \[.*\]  1\.\d+x \[.*\] faster  .* TFLOPS \d\.\d%  .* GB/s \d\.\d%", lines[12]
+    )
+    assert "warning: n=128 bf16: incorrect, rel_l2 0.3 over 0.01" in lines
+    assert "warning: n=1024 tf32: noisy, 4.1% wide after 2 s" in lines
+    assert "bf16 beats fp32 by 1.2x from n = 512 on" in lines
+    assert lines[-2] == "complete: 19 ok, 1 incorrect, 7 unsupported, 1 noisy"
+    assert lines[-1].startswith("mlflow ui")
+
+
+def test_quiet_prints_only_the_folder_and_how_it_ended() -> None:
+    assert text("quiet", matmul(statuses=trouble)) == "runs/1: complete\n"
+    assert (
+        text("quiet", matmul(), status="failed", reason="the GPU fell off the bus")
+        == "runs/1: failed (the GPU fell off the bus)\n"
+    )
+
+
+def test_jsonl_prints_every_event_as_it_is_and_the_end() -> None:
+    run = matmul()
+    records = [json.loads(line) for line in text("jsonl", run).splitlines()]
+    assert records[:-2] == json.loads(json.dumps(run.events()))
+    assert records[-2] == {"event": "run_finished", "status": "complete", "reason": "", "folder": "runs/1"}
+    assert records[-1]["event"] == "closing"
+
+
+def test_auto_is_plain_where_there_is_no_terminal() -> None:
+    assert type(for_mode("auto", io.StringIO())).__name__ == "Plain"
+
+
+def test_an_unknown_mode_names_the_known() -> None:
+    with pytest.raises(RequestError, match="did you mean plain"):
+        for_mode("plane", io.StringIO())
+
+
+def test_rich_shows_intervals_verdicts_and_what_was_found() -> None:
+    shown = rich(matmul(statuses=trouble))
+    assert re.search(r"512 +fp32 +\d\.\d+ us \[", shown)
+    assert re.search(r"bf16 +5\.\d+ us \[\d\.\d+, \d\.\d+\] +1\.\d+x \[1\.\d+, 1\.\d+\] faster +\d+\.\d +\d\.\d", shown)
+    assert "! n=128 bf16: incorrect, rel_l2 0.3 over 0.01" in shown
+    assert "fp8: unsupported (this torch has no fp8 matmul)" in shown
+    assert "bf16 beats fp32 by 1.2x from n = 512 on" in shown
+    assert "complete in 0 s" in shown
+
+
+def test_rich_fits_a_hundred_columns_with_the_longest_names_cut_nowhere() -> None:
+    shown = rich(matmul(cases=grid("n", [128, 16384]), statuses=trouble))
+    assert max(map(len, shown.splitlines())) <= 100
+    assert "…" not in shown
+
+
+def test_a_long_run_shows_the_largest_size_of_each_series_and_says_so() -> None:
+    shown = rich(matmul(cases=grid("n", [16, 64, 256, 1024], layer=["qkv", "up", "down", "gate", "out"])))
+    assert "60 measurements at smaller sizes are in report.md and measurements.csv" in shown
+    assert len(re.findall(r"^ +1024 ", shown, re.MULTILINE)) == 5
+
+
+def test_a_warning_is_shown_once() -> None:
+    run = matmul()
+    events = run.events()
+    for event in events[2:4]:
+        event["warnings"] = ["leaks 1.0 MiB a call"]
+    stream = io.StringIO()
+    display = Rich(stream, Console(file=stream, width=100))
+    for event in [*events, *events]:
+        display.event(event)
+    display.finish("complete", "")
+    assert stream.getvalue().count("leaks 1.0 MiB a call") == 2  # of two variants
+
+
+def test_other_processes_throttling_and_a_failed_control_are_warnings() -> None:
+    start, _, first = matmul().events()[:3]
+    start["other_processes"] = [{"pid": 7, "name": "python", "memory_bytes": 2**31}]
+    assert list(words.warnings(start)) == ["another process is on the GPU: python (pid 7) using 2.0 GiB"]
+    first |= {"throttled": [3, 4], "control": {"ratio": 1.1, "ci_low": 1.08, "ci_high": 1.12, "verdict": "faster"}}
+    first["telemetry"]["throttle_reasons"] = ["hw_thermal_slowdown"]
+    assert list(words.warnings(first)) == [
+        "n=128 fp32: 2 samples throttled (hw_thermal_slowdown)",
+        "n=128 fp32: A/A control failed, the baseline against itself is 1.10x [1.08, 1.12] faster",
+    ]
+
+
+def test_markup_in_names_and_reasons_is_text() -> None:
+    run = matmul(cases=grid("n", [128], layer=["[bold]q[/]"]), statuses=lambda case, variant: ("error", "[/red] it [x]"))
+    assert "[/red] it [x]" in rich(run)
+
+
+@pytest.mark.parametrize("mode", ["plain", "quiet", "jsonl", "rich"])
+@pytest.mark.parametrize("events", [0, 1, 2, 4])
+def test_a_run_that_ends_early_is_still_shown(mode: str, events: int) -> None:
+    stream = io.StringIO()
+    display = for_mode(mode, stream)
+    for event in matmul().events()[:events]:
+        display.event(event)
+    display.finish("partial", "the worker was killed")
+    display.closing([])
+    assert "partial" in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "shown"),
+    [(0.000123, "123 ns"), (0.00512, "5.12 us"), (0.9996, "1000 us"), (12.34, "12.3 ms"), (4321.0, "4.32 s")],
+)
+def test_times_are_in_the_unit_that_suits_them(milliseconds: float, shown: str) -> None:
+    assert units.latency(milliseconds) == shown
+
+
+def test_durations() -> None:
+    assert [units.duration(seconds) for seconds in (8.4, 200, 3900)] == ["8 s", "3 min 20 s", "1 h 05 min"]

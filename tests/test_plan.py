@@ -1,0 +1,167 @@
+"""Where a job would run, and the job that is made for it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runner import job as jobs
+from runner import plan
+from runner.compose import compose
+from runner.errors import RequestError
+from runner.gpus import GIB, DetectedGpu
+from runner.paths import run_folder
+
+CARD = DetectedGpu(1, "NVIDIA GeForce RTX 4090", 24 * GIB, "GPU-1")
+UNKNOWN = DetectedGpu(0, "Matrox G200", GIB, "GPU-0")
+
+
+def planned(*overrides: str, detected: tuple[DetectedGpu, ...] = (), config_dir: Path | None = None) -> plan.Plan:
+    made = compose(overrides, config_dir)
+    return plan.make(made.config, made.folders, made.overrides, detected)
+
+
+def refused(*overrides: str, detected: tuple[DetectedGpu, ...] = ()) -> str:
+    with pytest.raises(RequestError) as caught:
+        planned(*overrides, detected=detected)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_local_is_the_cpu_where_there_is_no_gpu() -> None:
+    job = planned().job
+    assert (job.device, job.gpu) == ("cpu", None)
+    assert max(case.axes["n"] for case in job.cases) <= 512
+
+
+def test_local_is_the_first_gpu_with_its_datasheet() -> None:
+    made = planned(detected=(CARD,))
+    assert made.job.device == "cuda"
+    assert made.job.gpu is not None
+    assert made.job.gpu.name == CARD.name
+    assert max(case.axes.get("n", 0) for case in made.job.cases) == 16384
+
+
+def test_a_gpu_that_no_config_describes_still_works() -> None:
+    job = planned(detected=(UNKNOWN,)).job
+    assert (job.device, job.gpu) == ("cuda", None)
+
+
+def test_auto_runs_here_when_the_card_is_here() -> None:
+    assert planned("gpu=4090", detected=(UNKNOWN, CARD)).target.here == CARD
+
+
+def test_auto_without_the_card_names_the_three_ways_on() -> None:
+    message = refused("gpu=4090", detected=(UNKNOWN,))
+    for part in ("no NVIDIA GeForce RTX 4090 here", "Matrox G200", "gpu=local", "launch.dry_run=true", "sky check"):
+        assert part in message
+
+
+def test_launch_local_refuses_a_card_that_is_not_here() -> None:
+    assert "no NVIDIA H200 here (this machine has NVIDIA GeForce RTX 4090)" in refused(
+        "gpu=h200", "launch=local", detected=(CARD,)
+    )
+
+
+def test_renting_is_honestly_not_there_yet() -> None:
+    message = refused("gpu=4090", "launch=sky", detected=(CARD,))
+    for part in ("can't rent yet", "launch.dry_run=true", "launch.write_job=JOB.json", "python -m runner.worker"):
+        assert part in message
+    assert "name a GPU" in refused("launch=sky")
+
+
+@pytest.mark.parametrize("launch", ["auto", "local", "sky"])
+def test_a_dry_run_describes_what_could_not_run(launch: str) -> None:
+    text = "\n".join(plan.describe(planned("gpu=4090", f"launch={launch}", "launch.dry_run=true")))
+    for part in (
+        "workload   matmul",
+        "cases      37",
+        "variants   fp32, tf32",
+        "NVIDIA GeForce RTX 4090",
+        "at most",
+        "bf16_min_n",
+    ):
+        assert part in text
+
+
+def test_the_time_is_what_the_limits_allow() -> None:
+    job = planned("workload=inspect", "measure.max_time_s=2", "measure.warmup.max_s=1").job
+    assert plan.at_most_s(job) == len(job.cases) * len(job.variants) * 3
+
+
+def test_a_written_job_is_for_the_card_that_was_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "job.json"
+    made = planned("gpu=h200", f"launch.write_job={path}")
+    plan.save(made.job, path)
+    loaded = jobs.load(path)
+    assert loaded.hash == made.job.hash
+    assert (loaded.device, loaded.gpu and loaded.gpu.name) == ("cuda", "NVIDIA H200")
+
+
+def test_the_hash_is_of_the_question_and_not_of_paths_or_times(tmp_path: Path) -> None:
+    first = planned().job
+    assert planned(f"out={tmp_path}", "display=quiet", "run_dir=elsewhere", "+tags.a=b").job.hash == first.hash
+    assert planned("seed=1").job.hash != first.hash
+    assert planned("measure.target=0.5").job.hash != first.hash
+
+
+def test_a_run_folder_is_new_each_time_unless_given(tmp_path: Path) -> None:
+    folders = {run_folder(str(tmp_path), None, "matmul", "0123456789ab") for _ in range(50)}
+    assert len(folders) > 45
+    assert all(folder.parent == tmp_path / "matmul" and "-01234567-" in folder.name for folder in folders)
+    assert run_folder("out", str(tmp_path), "matmul", "0123") == tmp_path
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_job_says_where_it_comes_from() -> None:
+    provenance = planned("seed=3").job.provenance
+    assert provenance["overrides"] == ["seed=3"]
+    assert set(provenance) >= {"created_at", "version", "git", "lock_sha256", "choices"}
+    assert json.dumps(provenance)
+
+
+def own_workload(folder: Path, module: str) -> Path:
+    (folder / "workload").mkdir(parents=True)
+    (folder / "workload" / "mine.yaml").write_text(
+        f"name: mine\nmodule: {module}\nvariants: [a]\naxes: {{n: {{min: 1, max: 9}}}}\nn: null\n"
+        "grids: {full: {all: {x: n, n: [1, 2]}}, small: {all: {x: n, n: [1]}}}\n"
+    )
+    return folder
+
+
+def test_a_module_outside_the_repo_travels_with_the_job(tmp_path: Path) -> None:
+    folder = own_workload(tmp_path / "conf", "mine.py")
+    (folder / "mine.py").write_text("raise RuntimeError('the control plane imports no workload')\n")
+    first = planned("workload=mine", config_dir=folder).job
+    plan.save(first, tmp_path / "run" / "job.json")
+    assert (tmp_path / "run" / "mine.py").read_bytes() == (folder / "mine.py").read_bytes()
+    (folder / "mine.py").write_text("# changed\n")
+    assert planned("workload=mine", config_dir=folder).job.hash != first.hash
+
+
+@pytest.mark.parametrize("module", ["mine.py", "no.such.module", "workloads.matmull", "a" * 300 + ".py", "not a module"])
+def test_a_module_that_is_not_there_is_one_line(tmp_path: Path, module: str) -> None:
+    folder = own_workload(tmp_path, module)
+    with pytest.raises(RequestError, match=r"workload\.module="):
+        planned("workload=mine", config_dir=folder)
+
+
+def test_an_unwritable_folder_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RequestError, match="can't write"):
+        plan.save(planned().job, tmp_path / "file" / "run" / "job.json")
+
+
+def test_planning_imports_no_torch_and_nothing_slow() -> None:
+    program = (
+        "import sys; from runner.compose import compose; from runner import plan\n"
+        "made = compose(['gpu=4090', 'launch.dry_run=true'])\n"
+        "plan.describe(plan.make(made.config, made.folders))\n"
+        "print(sorted({'torch', 'numpy', 'scipy', 'mlflow', 'rich', 'matplotlib', 'sky'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent
+    )
+    assert done.stdout.strip() == "[]"

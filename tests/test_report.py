@@ -1,0 +1,162 @@
+"""The report: what the files of a run's folder hold, and how `python -m runner.report` answers to bad folders."""
+
+import csv
+import json
+import re
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from runner import report, results
+from runner.report import plots
+from runner.report.__main__ import main
+from runner.report.table import COLUMNS
+from runner.thresholds import derive_all
+from tests.journals import GPU, grid, matmul, write
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write(matmul(), tmp_path)
+    report.write(tmp_path)
+    return tmp_path
+
+
+def test_everything_derived_is_there(folder: Path) -> None:
+    assert {path.name for path in folder.iterdir()} == {
+        "job.json", "journal.jsonl", "thresholds.yaml", "decisions.yaml", "measurements.csv", "environment.json", "report.md",
+        "plots",
+    }  # fmt: skip
+    assert {path.name for path in (folder / "plots").iterdir()} == {"latency.png", "throughput.png", "roofline.png"}
+
+
+def test_deriving_again_gives_the_same_bytes(folder: Path) -> None:
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    report.write(folder)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_the_csv_has_a_row_per_measurement_with_units_in_the_names(folder: Path) -> None:
+    rows = list(csv.DictReader((folder / "measurements.csv").open()))
+    assert len(rows) == 28
+    assert set(COLUMNS) <= set(rows[0])
+    assert (rows[0]["n"], rows[0]["x"], rows[0]["variant"], rows[0]["status"]) == ("128", "n", "fp32", "ok")
+    assert 0.003 < float(rows[0]["latency_low_ms"]) <= float(rows[0]["latency_ms"]) <= float(rows[0]["latency_high_ms"]) < 0.005
+    unsupported = next(row for row in rows if row["variant"] == "fp8")
+    assert (unsupported["latency_ms"], unsupported["reason"]) == ("", "this torch has no fp8 matmul")
+
+
+def test_an_axis_named_like_a_column_keeps_both(tmp_path: Path) -> None:
+    write(matmul(cases=grid("bytes", [1, 2]), curves={"fp32": lambda case: 1.0}, derive={}), tmp_path)
+    report.write(tmp_path, plots=False)
+    rows = list(csv.DictReader((tmp_path / "measurements.csv").open()))
+    assert (rows[1]["axis_bytes"], rows[1]["bytes"]) == ("2", "6.0")
+
+
+def test_the_yaml_files_can_be_loaded_and_keep_their_order(folder: Path) -> None:
+    data = yaml.safe_load((folder / "thresholds.yaml").read_text())
+    assert list(data)[:2] == ["schema", "device"]
+    assert data["runtime"] == {"bf16_min_n": 512, "fp8_min_n": 999999}
+    assert "    - {x: 128, ratio: " in (folder / "thresholds.yaml").read_text()
+    assert yaml.safe_load((folder / "decisions.yaml").read_text())["decisions"]["bf16_reaches_60_pct"]["answer"] == "yes"
+
+
+def test_the_mlflow_run_is_the_source_where_it_is_known(folder: Path) -> None:
+    (folder / "mlflow.json").write_text(json.dumps({"run_id": "0123abcd"}))
+    report.write(folder, plots=False)
+    assert yaml.safe_load((folder / "thresholds.yaml").read_text())["source"]["run_id"] == "0123abcd"
+
+
+def test_the_page_says_what_a_colleague_asks(folder: Path) -> None:
+    page = (folder / "report.md").read_text()
+    assert page.startswith("# matmul on NVIDIA H200\n")
+    for part in (
+        "bf16 beats fp32 by 1.2x from n = 512 on",
+        "faster |",
+        "this torch has no fp8 matmul",
+        "python -m runner workload=matmul gpu=h200",
+        "6c3d78e0a1b2c3d4e5f60718293a4b5c6d7e8f90",
+        matmul().job().hash,
+        "![plots/latency.png](plots/latency.png)",
+    ):
+        assert part in page
+    assert page.index("## Thresholds") < page.index("## Results") < page.index("## How to reproduce")
+
+
+def test_a_mismatch_and_an_early_end_are_said_first(tmp_path: Path) -> None:
+    run = matmul(gpu=replace(GPU, name="NVIDIA GeForce RTX 4080", match="4080", match_memory_gb=[15, 17]))
+    write(run, tmp_path, run.events()[:9])
+    report.write(tmp_path, plots=False)
+    lines = (tmp_path / "report.md").read_text().splitlines()
+    assert lines[2].startswith(
+        "> **Not the hardware that was asked for.** name: expected NVIDIA GeForce RTX 4080, found NVIDIA H200"
+    )
+    assert lines[4].startswith("> **The run is partial**")
+
+
+def test_tables_are_whole(folder: Path) -> None:
+    """Every row of a Markdown table has as many cells as its head."""
+    for block in (folder / "report.md").read_text().split("\n\n"):
+        rows = [line for line in block.splitlines() if line.startswith("|")]
+        assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) <= 1
+
+
+def test_a_run_on_a_cpu_without_datasheet_has_no_roofline(tmp_path: Path) -> None:
+    cpu = {"type": "cpu", "name": "CPU", "cpu": "Xeon", "cores": 2, "threads": 2}
+    write(matmul(gpu=None, device=cpu, energy=False), tmp_path)
+    assert [path.name for path in report.write(tmp_path).plots] == ["latency.png", "throughput.png"]
+
+
+def test_many_series_are_small_multiples_of_one_picture(tmp_path: Path) -> None:
+    run = matmul(cases=grid("n", [64, 256, 1024], layer=[f"layer{index}" for index in range(14)]))
+    found = results.from_events(run.events())
+    written = plots.write(tmp_path, found, derive_all(found))
+    assert [path.name for path in written] == ["latency.png", "throughput.png", "roofline.png"]
+    assert max(Image.open(tmp_path / "latency.png").size) < 1400
+
+
+def test_a_case_without_a_numeric_x_has_a_table_and_no_curve(tmp_path: Path) -> None:
+    curves = {"fp32": lambda case: 1.0, "bf16": lambda case: 0.5}
+    write(matmul(cases=grid("kernel", ["copy", "triad"]), curves=curves, derive={}), tmp_path)
+    assert [path.name for path in report.write(tmp_path).plots] == ["roofline.png"]
+    assert "| copy | `bf16` |" in (tmp_path / "report.md").read_text()
+
+
+def test_drawing_a_normal_run_is_quick(tmp_path: Path) -> None:
+    """A good 0.3 s on two idle cores; the bound leaves room for busy ones."""
+    found = results.from_events(matmul().events())
+    start = time.process_time()
+    plots.write(tmp_path, found, derive_all(found))
+    assert time.process_time() - start < 0.6
+
+
+def test_the_command_prints_the_words_and_exits_with_the_runs_fate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = matmul()
+    write(run, tmp_path)
+    assert main([str(tmp_path)]) == 0
+    assert "bf16 beats fp32 by 1.2x from n = 512 on" in capsys.readouterr().out
+    write(run, tmp_path, run.events()[:9])
+    assert main([str(tmp_path)]) == 1
+    assert "partial" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [None, "", "not json\n", '{"event":"case_started"}\n', '["event"]\n'])
+def test_a_folder_without_a_usable_journal_is_one_line_and_exit_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None
+) -> None:
+    if content is not None:
+        (tmp_path / "journal.jsonl").write_text(content)
+    assert main([str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert str(tmp_path) in error or "journal" in error
+
+
+def test_a_torn_last_line_is_left_out(folder: Path) -> None:
+    journal = folder / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-40])
+    assert main([str(folder)]) == 1

@@ -1,0 +1,253 @@
+"""The worker as its users run it: planted faults are caught and named, kills lose nothing, the same job continues."""
+
+import dataclasses
+import json
+import signal
+import time
+
+import pytest
+
+from runner import journal
+from runner.spec import Case, GpuSpec
+from tests.jobs import QUICK, planted_job, run_worker, save, start_worker
+
+
+def measured(folder):
+    return {event["variant"]: event for event in journal.measurements(journal.read(folder))}
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    """One run over every planted fault that does not end the process."""
+    out = tmp_path_factory.mktemp("planted")
+    variants = ["honest", "twin", "slow", "wrong", "slightly_wrong", "loose", "nan", "unwritten", "elsewhere", "sleeps", "leaks",
+                "clobbers", "out_of_memory", "raises", "refuses", "counts", "miscounts", "int4"]  # fmt: skip
+    code, stdout, stderr = run_worker(save(planted_job(variants), out), out)
+    assert code == 0, stderr
+    return measured(out), stdout, journal.read(out)
+
+
+def test_an_honest_variant_is_measured(planted):
+    event = planted[0]["honest"]
+    assert event["status"] in ("ok", "noisy")
+    assert event["statistics"]["n"] == len(event["samples_ms"]) >= QUICK.min_samples
+    assert event["statistics"]["ci_low_ms"] <= event["statistics"]["median_ms"] <= event["statistics"]["ci_high_ms"]
+    assert (event["timing"], event["timer"], event["launch_bound"]) == ("wall", "perf_counter", None)
+    assert event["backend"] == ["aten.mul.Tensor"]
+    assert event["rates"]["bandwidth_gbps"] == pytest.approx(8 * 4096 / event["statistics"]["median_ms"] / 1e6)
+
+
+def test_a_slower_variant_is_called_slower_than_the_baseline(planted):
+    speedup = planted[0]["slow"]["speedup"]
+    assert speedup["baseline"] == "honest"
+    assert speedup["ci_high"] < 1
+    assert speedup["verdict"] == "slower"
+    assert planted[0]["honest"]["speedup"] is None
+
+
+@pytest.mark.parametrize(
+    ("variant", "status", "reason"),
+    [
+        ("wrong", "incorrect", "worst element"),
+        ("slightly_wrong", "incorrect", "relative L2 error"),
+        ("nan", "incorrect", "NaN"),
+        ("unwritten", "incorrect", "NaN"),
+        ("clobbers", "incorrect", "changed its inputs"),
+        ("miscounts", "incorrect", "counted elements is 8192, expected 4096"),
+        ("elsewhere", "error", "ran on meta, not on cpu"),
+        ("out_of_memory", "oom", ""),
+        ("raises", "error", "planted"),
+        ("refuses", "unsupported", "not on this device"),
+        ("int4", "error", "no error bound for dtype int4"),
+    ],
+)
+def test_a_faulty_variant_gets_its_status_with_the_reason_and_no_time(planted, variant, status, reason):
+    event = planted[0][variant]
+    assert event["status"] == status
+    assert reason in event["reason"]
+    assert "samples_ms" not in event
+    assert "statistics" not in event
+
+
+def test_a_variant_may_declare_its_own_bound(planted):
+    assert planted[0]["loose"]["status"] in ("ok", "noisy")
+
+
+def test_what_was_counted_is_recorded(planted):
+    assert planted[0]["counts"]["counters"] == {"elements": 4096}
+
+
+def test_a_sleeping_variant_is_shown_as_such(planted):
+    assert any("sleeps" in warning for warning in planted[0]["sleeps"]["warnings"])
+    assert not any("sleeps" in warning for warning in planted[0]["honest"]["warnings"])
+
+
+def test_a_leak_is_measured_per_call(planted):
+    assert planted[0]["leaks"]["leak_bytes_per_call"] == pytest.approx(2**20, rel=0.1)
+    assert any("leaks" in warning for warning in planted[0]["leaks"]["warnings"])
+    assert planted[0]["honest"]["leak_bytes_per_call"] == 0
+
+
+def test_by_hand_the_worker_says_what_it_measured(planted):
+    assert "n=4096 honest: " in planted[1]
+    assert planted[1].rstrip().endswith("complete")
+
+
+def test_the_journal_ends_with_the_counts(planted):
+    last = planted[2][-1]
+    assert last["event"] == "job_finished"
+    assert (last["status"], last["counts"]["incorrect"]) == ("complete", 6)
+
+
+def gpu(**changes):
+    spec = GpuSpec("Test CPU", ".", [0, 10**6], "0.0", 1, 1, 1.0, 1e6, 1.0, 1000.0, 1.0, {"fp32": 1e6}, "X")
+    return dataclasses.replace(spec, **changes)
+
+
+def test_more_than_the_peak_is_an_error_not_a_record(tmp_path):
+    job = planted_job(["honest"], gpu=gpu(peak_tflops={"fp32": 1e-9}))
+    run_worker(save(job, tmp_path), tmp_path)
+    event = measured(tmp_path)["honest"]
+    assert event["status"] == "error"
+    assert "of the most this GPU can do" in event["reason"]
+    assert "samples_ms" not in event
+
+
+def test_a_share_of_the_peak_is_reported(tmp_path):
+    run_worker(save(planted_job(["honest"], gpu=gpu()), tmp_path), tmp_path)
+    rates = measured(tmp_path)["honest"]["rates"]
+    assert rates["pct_of_peak"] == pytest.approx(100 * rates["tflops"] / 1e6)
+
+
+def test_a_machine_that_is_not_the_gpu_that_was_asked_for_gives_no_number(tmp_path):
+    job = planted_job(["honest"], gpu=gpu(name="NVIDIA GeForce RTX 4080", match="^NVIDIA GeForce RTX 4080$"))
+    code, _, _ = run_worker(save(job, tmp_path), tmp_path)
+    events = journal.read(tmp_path)
+    assert code == 1
+    assert events[-1]["status"] == "failed"
+    assert "NVIDIA GeForce RTX 4080" in events[-1]["reason"]
+    assert not list(journal.measurements(events))
+
+
+def test_no_gpu_where_the_job_needs_one_is_a_failed_job(tmp_path):
+    code, _, _ = run_worker(save(planted_job(["honest"], device="cuda"), tmp_path), tmp_path)
+    assert code == 1
+    assert "sees none here" in journal.read(tmp_path)[-1]["reason"]
+
+
+def test_a_call_that_never_returns_is_a_timeout_and_the_rest_is_measured(tmp_path):
+    policy = dataclasses.replace(QUICK, variant_timeout_s=4.0)
+    job = planted_job(["honest", "hangs", "twin"], [64, 128], measure=policy)
+    code, _, stderr = run_worker(save(job, tmp_path), tmp_path)
+    assert code == 0, stderr
+    events = journal.read(tmp_path)
+    found = {(e["case"]["n"], e["variant"]): e["status"] for e in journal.measurements(events)}
+    assert {found[n, "hangs"] for n in (64, 128)} == {"timeout"}
+    assert {found[n, v] for n in (64, 128) for v in ("honest", "twin")} <= {"ok", "noisy"}
+    assert max(e["restart"] for e in events if e["event"] == "job_started") == 2
+    assert len({e["session"] for e in events if e["event"] == "job_started"}) == 1
+
+
+def test_the_baseline_against_itself_is_the_same(tmp_path):
+    policy = dataclasses.replace(QUICK, aa_control=True, same_within=0.5)
+    run_worker(save(planted_job(["honest", "slow"], [2**18], measure=policy), tmp_path), tmp_path)
+    assert measured(tmp_path)["honest"]["control"]["verdict"] == "same"
+    assert measured(tmp_path)["slow"]["control"] is None
+
+
+def test_a_search_reports_the_yardstick_and_the_best(tmp_path):
+    policy = dataclasses.replace(QUICK, target=0.5)
+    job = planted_job(["honest"], cases=[], mode="search", baseline=None, measure=policy)
+    code, _, stderr = run_worker(save(job, tmp_path), tmp_path)
+    assert code == 0, stderr
+    events = journal.read(tmp_path)
+    search = next(e for e in events if e["event"] == "search_finished")
+    assert search["tried"] == 5
+    sizes = [e["case"]["n"] for e in journal.measurements(events)]
+    assert 64 in sizes
+    assert search["best"]["case"]["n"] == 16384
+    assert search["best"]["ci_low_tflops"] <= search["best"]["tflops"] <= search["best"]["ci_high_tflops"]
+
+
+def test_a_finished_job_in_the_same_folder_is_not_measured_again(tmp_path):
+    path = save(planted_job(["honest"], [64, 128]), tmp_path)
+    run_worker(path, tmp_path)
+    before = [e for e in journal.read(tmp_path) if e["event"] == "measurement"]
+    code, _, _ = run_worker(path, tmp_path)
+    assert code == 0
+    assert [e for e in journal.read(tmp_path) if e["event"] == "measurement"] == before
+
+
+def test_another_job_in_the_same_folder_is_refused(tmp_path):
+    run_worker(save(planted_job(["honest"]), tmp_path), tmp_path)
+    code, _, stderr = run_worker(save(planted_job(["honest"], seed=2), tmp_path), tmp_path)
+    assert code == 2
+    assert "another job" in stderr
+    assert stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("module", ["no.such.module", "missing.py", "json"])
+def test_a_workload_that_is_not_there_is_one_line(tmp_path, module):
+    code, _, stderr = run_worker(save(planted_job(["honest"], module=module), tmp_path), tmp_path)
+    assert code == 2
+    assert stderr.startswith("error: ")
+    assert stderr.count("\n") == 1
+
+
+def wait_for(condition, limit_s=60.0):
+    end = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end, "nothing happened in time"
+        time.sleep(0.02)
+
+
+def count(folder):
+    return sum(event["event"] == "measurement" for event in journal.read(folder))
+
+
+def test_killed_twice_it_loses_only_the_case_in_flight_and_completes(tmp_path):
+    sizes = list(range(64, 64 + 24))
+    path = save(planted_job(["honest", "twin"], sizes), tmp_path)
+    for at_least in (4, 20):
+        process = start_worker(path, tmp_path)
+        wait_for(lambda at_least=at_least: count(tmp_path) >= at_least)
+        process.kill()
+        process.communicate()
+        assert journal.final_status(journal.read(tmp_path))[0] == "partial"
+    kept = [json.dumps(e) for e in journal.read(tmp_path) if e["event"] == "measurement"]
+    code, _, _ = run_worker(path, tmp_path)
+    assert code == 0
+    after = [json.dumps(e) for e in journal.read(tmp_path) if e["event"] == "measurement"]
+    assert after[: len(kept)] == kept
+    assert len({(e["case"]["n"], e["variant"]) for e in journal.measurements(journal.read(tmp_path))}) == 48
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_says_so_and_keeps_what_it_has(tmp_path, number):
+    path = save(planted_job(["honest"], list(range(64, 264))), tmp_path)
+    process = start_worker(path, tmp_path)
+    wait_for(lambda: count(tmp_path) >= 2)
+    process.send_signal(number)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    last = journal.read(tmp_path)[-1]
+    assert (last["event"], last["status"], last["reason"]) == ("job_finished", "partial", "interrupted")
+
+
+def test_it_ends_itself_when_its_launcher_dies(tmp_path):
+    path = save(planted_job(["honest"], list(range(64, 264))), tmp_path)
+    process = start_worker(path, tmp_path, "--progress", "--wait", stdin=-1)
+    assert json.loads(process.stdout.readline())["ready"]
+    process.stdin.write("go\n")
+    process.stdin.flush()
+    wait_for(lambda: count(tmp_path) >= 1)
+    process.stdin.close()
+    assert process.wait(30) == 130
+
+
+def test_a_continued_run_measures_the_same_inputs(tmp_path):
+    job = planted_job(["honest"], cases=[Case({"n": 8}, "n")])
+    first, second = tmp_path / "a", tmp_path / "b"
+    for folder in (first, second):
+        run_worker(save(job, folder), folder)
+    assert measured(first)["honest"]["gate"] == measured(second)["honest"]["gate"]
