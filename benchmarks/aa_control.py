@@ -42,15 +42,29 @@ def main() -> int:
         with Telemetry(None) as telemetry:
             found = sampling.collect(pair, policy, device.synchronize, telemetry, lambda precision: None)
         interval = stats.speedup_interval(found["a"].samples_ms, found["b"].samples_ms, policy.confidence)
-        verdicts.append({"kernel": "matmul" if index % 2 == 0 else "softmax", "n": n, "ratio": interval.value, "ci_low": interval.low,
-                         "ci_high": interval.high, "verdict": stats.verdict(interval, policy.same_within)})
+        verdicts.append(
+            {
+                "kernel": "matmul" if index % 2 == 0 else "softmax",
+                "n": n,
+                "ratio": interval.value,
+                "ci_low": interval.low,
+                "ci_high": interval.high,
+                "verdict": stats.verdict(interval, policy.same_within),
+            }
+        )
     counts = Counter(one["verdict"] for one in verdicts)
     false = (counts["faster"] + counts["slower"]) / len(verdicts)
     print(f"{len(verdicts)} A/A pairs: {dict(counts)}; false verdicts {false:.1%}")
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        record = {"command": " ".join(["python", *sys.argv]), "device": device.describe(), "software": software(),
-                  "false_verdicts": false, "counts": counts, "pairs": verdicts}
+        record = {
+            "command": " ".join(["python", *sys.argv]),
+            "device": device.describe(),
+            "software": software(),
+            "false_verdicts": false,
+            "counts": counts,
+            "pairs": verdicts,
+        }
         arguments.out.write_text(json.dumps(record, indent=1) + "\n")
     return 1 if false > 0.05 else 0
 

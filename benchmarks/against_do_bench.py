@@ -29,8 +29,16 @@ TOLERANCE, TOLERANCE_MS = 0.02, 0.0005
 def kernels() -> dict[str, tuple[Callable[[], Any], float]]:
     """Return name -> (call, operations) from about 5 us to 10 ms: matmuls, copies, a reduction."""
     found: dict[str, tuple[Callable[[], Any], float]] = {}
-    for m, n, k in ((128, 128, 128), (512, 512, 512), (1024, 1024, 1024), (16, 14336, 4096), (2048, 2048, 2048), (4096, 4096, 4096),
-                    (8192, 8192, 8192), (16384, 16384, 8192)):
+    for m, n, k in (
+        (128, 128, 128),
+        (512, 512, 512),
+        (1024, 1024, 1024),
+        (16, 14336, 4096),
+        (2048, 2048, 2048),
+        (4096, 4096, 4096),
+        (8192, 8192, 8192),
+        (16384, 16384, 8192),
+    ):
         a = torch.randn(m, k, device="cuda", dtype=torch.bfloat16)
         b = torch.randn(n, k, device="cuda", dtype=torch.bfloat16).t()
         found[f"matmul_bf16_{m}x{n}x{k}"] = (lambda a=a, b=b: torch.matmul(a, b), 2.0 * m * n * k)
@@ -87,10 +95,21 @@ def main() -> int:
             a, b = median(theirs_ms), median(ours_ms)
             agrees = abs(a - b) <= max(TOLERANCE * a, TOLERANCE_MS)
             failed += not agrees
-            row = {"kernel": name, "cache": "cold" if cold else "warm", "triton_ms": theirs_ms, "ours_ms": ours_ms,
-                   "ratio": b / a, "agrees": agrees, "tflops_ours": ops / b / 1e9, "tflops_triton": ops / a / 1e9}
+            row = {
+                "kernel": name,
+                "cache": "cold" if cold else "warm",
+                "triton_ms": theirs_ms,
+                "ours_ms": ours_ms,
+                "ratio": b / a,
+                "agrees": agrees,
+                "tflops_ours": ops / b / 1e9,
+                "tflops_triton": ops / a / 1e9,
+            }
             rows.append(row)
-            print(f"{name:30} {row['cache']:5} {a * 1e3:12.2f} {b * 1e3:12.2f} {b / a:12.4f}{'' if agrees else '  <-- out of bounds'}", flush=True)
+            print(
+                f"{name:30} {row['cache']:5} {a * 1e3:12.2f} {b * 1e3:12.2f} {b / a:12.4f}{'' if agrees else '  out'}",
+                flush=True,
+            )
     print(f"{len(rows) - failed} of {len(rows)} agree within {TOLERANCE:.0%} or {TOLERANCE_MS * 1e3:g} us")
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)

@@ -100,7 +100,9 @@ def _claim(made: Plan) -> None:
     if path.exists():
         there = jobs.load(path).hash
         if there != made.job.hash:
-            raise RequestError(f"run_dir={made.folder} holds another job ({there[:12]}, not {made.job.hash[:12]}); name another folder")
+            raise RequestError(
+                f"run_dir={made.folder} holds another job ({there[:12]}, not {made.job.hash[:12]}); name another folder"
+            )
     plan.save(made.job, path)
 
 

@@ -186,5 +186,5 @@ def _run_task(cfg: "DictConfig", outcome: Outcome) -> None:
         outcome.codes.append(run(composed.config, composed.overrides, composed.folders))
     except (RequestError, JobError) as error:
         outcome.codes.append(_report(error))
-    except Exception as error:  # noqa: BLE001 - kept, and raised by main when Hydra is done
+    except Exception as error:  # kept, and raised by main when Hydra is done
         outcome.crash = error

@@ -53,7 +53,7 @@ def _unknown_key(key: str, overrides: Sequence[str], config_dir: Path | str | No
     choices = [one for one in overrides if re.fullmatch(r"(workload|gpu|cloud|launch|measure|tracking|experiment)=[\w./-]+", one)]
     try:
         cfg = load(choices, config_dir)
-    except Exception:  # noqa: BLE001 - a choice is wrong as well; the plain message is still right
+    except Exception:  # a choice is wrong as well; the plain message is still right
         return f"{key} is no key of the config; python -m runner --cfg job prints them all"
     plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [str(name) for name in cfg if name != "hydra"]), resolve=False)
     known = {"experiment", *_keys(plain)}

@@ -48,7 +48,7 @@ def _by_nvml() -> list[DetectedGpu] | None:
         import pynvml
 
         pynvml.nvmlInit()
-    except Exception:  # noqa: BLE001 - no library, no driver or a mismatch of both: there is another way to ask
+    except Exception:  # no library, no driver or a mismatch of both: there is another way to ask
         return None
     try:
         gpus = []

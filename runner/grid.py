@@ -27,13 +27,17 @@ def expand(
     chosen = [block for block in blocks.values() if asked.keys() <= block.keys()]
     if not chosen:
         have = "; ".join(f"{name}: {', '.join(a for a in block if a != 'x')}" for name, block in blocks.items())
-        raise RequestError(f"no block of the grid has {' and '.join(sorted(asked))} together (blocks are {have}); override the axes of one block")
+        raise RequestError(
+            f"no block of the grid has {' and '.join(sorted(asked))} together (blocks are {have}); override the axes of one block"
+        )
     axes_of = [
         {axis: _values(axis, asked.get(axis, values), specs) for axis, values in block.items() if axis != "x"} for block in chosen
     ]
     count = sum(prod(len(values) for values in axes.values()) for axes in axes_of)
     if count > max_cases:
-        raise RequestError(f"the grid has {count} cases, more than measure.max_cases={max_cases}; shorten an axis or raise measure.max_cases")
+        raise RequestError(
+            f"the grid has {count} cases, more than measure.max_cases={max_cases}; shorten an axis or raise measure.max_cases"
+        )
     cases: dict[str, Case] = {}
     for block, axes in zip(chosen, axes_of, strict=True):
         for point in product(*axes.values()):

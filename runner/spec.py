@@ -14,7 +14,8 @@ class GpuSpec:
     """One GPU as its datasheet has it; every `conf/gpu/*.yaml` is one of these.
 
     `match` is a regular expression on the device name that the driver reports, `match_memory_gb` the inclusive range of
-    its total memory in GiB. `peak_tflops` holds dense peaks (TOPS for int8) at `boost_clock_mhz`, None where the GPU has no such unit.
+    its total memory in GiB. `peak_tflops` holds dense peaks (TOPS for int8) at `boost_clock_mhz`, None where the GPU has no
+    such unit.
     """
 
     name: str
@@ -112,7 +113,7 @@ class ThresholdSpec:
 
 @dataclass(frozen=True)
 class DecisionSpec:
-    """A declared yes/no gate: does `metric` of `variant` reach `at_least` (at `every` case, at `any`, or at the `largest`)?"""
+    """A declared yes/no gate: `metric` of `variant` reaches `at_least` at `every` case, at `any`, or at the `largest`."""
 
     key: str
     question: str

@@ -273,7 +273,7 @@ def _never_inside(spec: ThresholdSpec, xs: list[Any]) -> str | None:
     if spec.direction == "from" and xs and spec.never <= max(xs):
         return f"never={spec.never} is not above the largest {spec.axis}, {max(xs)}; declare a larger one"
     if spec.direction == "upto" and spec.never >= (min(xs) if xs else 1):
-smallest = f", {min(xs)}" if xs else ""
+        smallest = f", {min(xs)}" if xs else ""
         return f"never={spec.never} is not below the smallest {spec.axis}{smallest}; declare a smaller one, as in 0"
     return None
 

@@ -13,7 +13,13 @@ ROOT = Path(__file__).parent.parent
 
 GATE = Gate(rel_l2={"fp32": 1e-5})
 QUICK = MeasurePolicy(
-    target=0.2, min_samples=8, min_time_s=0.005, max_time_s=0.3, warmup=Warmup(window=3, drift=0.5, max_s=0.1), gate=GATE, cpu_threads=1
+    target=0.2,
+    min_samples=8,
+    min_time_s=0.005,
+    max_time_s=0.3,
+    warmup=Warmup(window=3, drift=0.5, max_s=0.1),
+    gate=GATE,
+    cpu_threads=1,
 )
 
 

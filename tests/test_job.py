@@ -22,7 +22,15 @@ def test_a_job_file_reads_back_as_the_same_job(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"seed": 2}, {"code": "other"}, {"cases": [Case({"n": 8}, "n")]}, {"variants": ["honest"]}, {"params": {"a": 1}}, {"gpu": GPU}]
+    "change",
+    [
+        {"seed": 2},
+        {"code": "other"},
+        {"cases": [Case({"n": 8}, "n")]},
+        {"variants": ["honest"]},
+        {"params": {"a": 1}},
+        {"gpu": GPU},
+    ],
 )
 def test_what_changes_a_number_changes_the_hash(change):
     job = planted_job(["honest", "slow"])

@@ -82,11 +82,13 @@ def _int8_inputs(inputs: Inputs) -> Inputs:
 
 
 def _int8(a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor) -> Tensor:
-    return torch._int_mm(a, b)
+    product: Tensor = torch._int_mm(a, b)
+    return product
 
 
 def _dequantize(output: Tensor, prepared: Inputs) -> Tensor:
-    return output.double() * prepared[2].double() * prepared[3].double()
+    scale_a: Tensor = prepared[2].double()
+    return output.double() * scale_a * prepared[3].double()
 
 
 def _fp8_inputs(inputs: Inputs) -> Inputs:
@@ -102,7 +104,8 @@ def _fp8_inputs(inputs: Inputs) -> Inputs:
 
 
 def _fp8(a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor) -> Tensor:
-    return torch._scaled_mm(a, b, scale_a=scale_a, scale_b=scale_b, out_dtype=torch.bfloat16)
+    product: Tensor = torch._scaled_mm(a, b, scale_a=scale_a, scale_b=scale_b, out_dtype=torch.bfloat16)
+    return product
 
 
 def candidates(params: Mapping[str, Any], generator: torch.Generator, best: Sequence[Axes]) -> Iterator[dict[str, Any]]:

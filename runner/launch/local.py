@@ -56,7 +56,9 @@ class Worker:
                     start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the child in order
                 )
         except OSError as error:
-            raise RequestError(f"can't start a worker in {folder}: {error.strerror}; name another folder with run_dir=DIR") from error
+            raise RequestError(
+                f"can't start a worker in {folder}: {error.strerror}; name another folder with run_dir=DIR"
+            ) from error
 
     @property
     def pid(self) -> int:
@@ -120,7 +122,9 @@ class Worker:
             raise RequestError(last_words.removeprefix("error: ") or "the worker refused the job")
         events = journal.read(self.folder)
         if not events:
-            raise JobError(f"the worker ended before its first word (exit code {code}): {last_words or 'see ' + str(self.folder / LOG)}")
+            raise JobError(
+                f"the worker ended before its first word (exit code {code}): {last_words or 'see ' + str(self.folder / LOG)}"
+            )
         status, reason = journal.final_status(events)
         if interrupted or code == EXIT_INTERRUPTED:
             return Outcome("interrupted", "interrupted; the same command with run_dir=" + str(self.folder) + " continues it")

@@ -175,12 +175,13 @@ def _throughput(axes: Axes, panel: Panel, colours: Mapping[str, int], peaks: Map
         if _curve(axes, points, colours[variant], "throughput_tflops", None) and (peak := peaks.get(dtype)):
             lines.setdefault(peak, []).append(dtype)
     _style(axes, panel)
-    for peak, dtypes in lines.items():
+    for index, (peak, dtypes) in enumerate(sorted(lines.items())):
         axes.axhline(peak, color=GREY, linestyle=(0, (4, 3)), linewidth=1, zorder=1)
         names = " = ".join(dict.fromkeys(dtypes))
+        # Neighbouring peaks are a factor of two apart, less than a line of text in a small panel: labels take turns.
         axes.annotate(
             f"{names} peak {digits(peak)}",
-            (0.01, peak),
+            (0.01 + 0.36 * (index % 2), peak),
             xycoords=("axes fraction", "data"),
             xytext=(0, 2),
             textcoords="offset points",

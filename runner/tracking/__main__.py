@@ -51,7 +51,7 @@ def record(folder: Path, uri: str | None = None, experiment: str | None = None) 
                 upload.close(status, reason, events)
         except RequestError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever MLflow, its drivers or the network raise; the run is still whole
+        except Exception as error:  # whatever MLflow, its drivers or the network raise; the run is still whole
             print(f"MLflow at {where.shown} failed ({scrub(str(error), where.uri)[:300]}); call this again", file=sys.stderr)
             return EXIT_FAILED
     print("already recorded" if known else "recorded", *ui_hint(where, upload.state.experiment_id, upload.state.run_id), sep="\n")

@@ -96,7 +96,7 @@ class Recorder:
                 with locked(self.folder, wait_s=0 if not over else 5):
                     self._bring_up(over)
                 failures, self.problem = 0, None
-            except Exception as error:  # noqa: BLE001 - whatever MLflow, its drivers or the network raise, the run goes on
+            except Exception as error:  # whatever MLflow, its drivers or the network raise, the run goes on
                 failures += 1
                 self.problem = scrub(str(error).partition("\n")[0] or type(error).__name__, self.where.uri)[:300]
                 self._upload.reconnect()

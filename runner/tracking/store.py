@@ -120,7 +120,7 @@ def check(where: Place, required: bool = True) -> str | None:
             _check_database(where)
         else:
             _check_server(where.uri)
-    except Exception as error:  # noqa: BLE001 - drivers, sockets and sqlite3 each have their own; all end in one line
+    except Exception as error:  # drivers, sockets and sqlite3 each have their own; all end in one line
         reason = scrub(str(error) or type(error).__name__, where.uri)
         problem = f"the MLflow store {where.shown} can't be used ({reason})"
         if required:
@@ -219,7 +219,7 @@ def _experiment(mlflow: Any, client: "MlflowClient", where: Place) -> str:
         if found is not None:
             if found.lifecycle_stage == "deleted":
                 raise RequestError(
-                    f"the MLflow experiment {where.experiment} was deleted; restore it there, or name another with tracking.experiment"
+                    f"the MLflow experiment {where.experiment} was deleted; restore it, or name another with tracking.experiment"
                 )
             return str(found.experiment_id)
         # Another process may create it between the two calls: then it is found the second time.

@@ -20,7 +20,7 @@ def main() -> int:
     """Parse the command line, import torch, run the job; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m runner.worker", description=__doc__)
     parser.add_argument("job", type=Path, metavar="JOB.json", help="the job, written by a run or by launch.write_job=JOB.json")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder; one with a journal of this job is continued")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder; a journal of this job is continued")
     parser.add_argument("--progress", action="store_true", help="print JSON lines about the progress instead of results")
     parser.add_argument("--wait", action="store_true", help="import, then wait for a line on stdin; end when stdin closes")
     parser.add_argument("--restarts", type=int, default=0, help=argparse.SUPPRESS)
@@ -37,7 +37,8 @@ def main() -> int:
         progress.ready(import_s)
         if arguments.wait:
             _await_launcher(arguments.go)
-        run = Run(job, arguments.job.parent, arguments.out, progress, arguments.restarts, import_s, _restarter(arguments.restarts))
+        restart = _restarter(arguments.restarts)
+        run = Run(job, arguments.job.parent, arguments.out, progress, arguments.restarts, import_s, restart)
     except RequestError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_REQUEST
@@ -45,7 +46,7 @@ def main() -> int:
 
 
 def _await_launcher(go: bool) -> None:
-    """Block until the launcher says go (unless it has); from then on, end this process when the launcher's end of the pipe closes."""
+    """Block until the launcher says go (unless it has); from then on, end when the launcher's end of the pipe closes."""
     # os.read, since a thread inside sys.stdin holds a lock that the interpreter wants when it ends
     if not go and not os.read(0, 64):
         sys.exit(EXIT_REQUEST)

@@ -58,11 +58,15 @@ def parse_dot(text: str) -> list[str]:
 
 class _Operators(TorchDispatchMode):
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call] # torch leaves it untyped
         self.names: list[str] = []
 
     def __torch_dispatch__(
-        self, function: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         self.names.append(str(function))
         return function(*args, **(kwargs or {}))
@@ -71,4 +75,5 @@ class _Operators(TorchDispatchMode):
 def _dispatched(call: Call) -> list[str]:
     with _Operators() as operators:
         call()
-    return operators.names
+    names: list[str] = operators.names
+    return names

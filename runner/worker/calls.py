@@ -73,7 +73,10 @@ def _warm_up(call: Call, device: Device, warmup: Warmup) -> bool:
 
 
 def _host_and_call(call: Call, device: Device) -> tuple[float, float, float | None]:
-    """Return host ms to issue a call, ms per call back to back, and the share of host time spent working (None: too short to say)."""
+    """Return host ms to issue a call, ms per call back to back, and the share of host time spent working.
+
+    The share is None for calls too short to say.
+    """
     device.synchronize()
     host, calls = [], 0
     start = time.perf_counter()

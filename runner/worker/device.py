@@ -100,7 +100,7 @@ class Cuda:
 
 
 class Cpu:
-    """This machine's processor, with a fixed number of threads; one core is left to the system and the launcher."""
+    """The processor, with a fixed number of threads; one core is left to the system and the launcher."""
 
     def __init__(self, threads: int | None) -> None:
         self.torch_device = torch.device("cpu")
@@ -109,10 +109,9 @@ class Cpu:
 
     def describe(self) -> dict[str, Any]:
         """Return the `device` fields of `job_started`."""
-        unknown = dict.fromkeys(("uuid", "sm", "sm_count", "l2_bytes", "max_sm_clock_mhz", "power_limit_w", "ecc", "pcie"))
-        host = _host()
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return {"type": "cpu", "index": 0, "name": host["cpu"], "memory_bytes": memory, **unknown, **host, "threads": self.threads}
+        known = {"type": "cpu", "index": 0, "name": _cpu_name(), "memory_bytes": memory, **_host()}
+        return dict.fromkeys(("uuid", "sm", "sm_count", "l2_bytes", "max_sm_clock_mhz", "power_limit_w", "ecc", "pcie")) | known
 
     def synchronize(self) -> None:
         """Do nothing: a CPU call is done when it returns."""

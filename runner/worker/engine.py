@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ LAUNCH_BOUND = 1.5
 SECONDARY_TIME = 0.5
 CONTROL = " again"
 Result = TypeVar("Result")
+P = ParamSpec("P")
 Progress = Callable[..., None]
 
 
@@ -85,9 +86,8 @@ class Engine:
             ready = self._prepare(variants)
             for timing in self.timings if ready else []:
                 self._time(timing, ready, telemetry)
-            for name, one in list(ready.items()):
-                energy = self._attempt(name, lambda one=one: self._energy(one, telemetry))
-                one.energy_mj = energy
+            for name, one in ready.items():
+                one.energy_mj = self._attempt(name, self._energy, one, telemetry)
         summary = telemetry.summary()
         baseline = ready.get(self.job.baseline or "")
         for name, one in ready.items():
@@ -110,13 +110,13 @@ class Engine:
             "warnings": [],
         }
 
-    def _attempt(self, name: str, action: Callable[[], Result]) -> Result | None:
+    def _attempt(self, name: str, action: Callable[P, Result], *arguments: P.args, **options: P.kwargs) -> Result | None:
         """Return the action's result; None when it failed, which becomes the variant's outcome."""
         if name in self._outcomes:
             return None
         try:
             with self._watchdog.guard(lambda: name, self.policy.variant_timeout_s):
-                result = action()
+                result = action(*arguments, **options)
                 self.device.synchronize()
                 return result
         except Exception as error:  # one variant's failure is that variant's status, whatever it raises
@@ -142,7 +142,7 @@ class Engine:
         ready = {}
         for name in variants:
             self._progress("gate", variants=[name])
-            one = self._attempt(name, lambda name=name: self._gate(name, inputs, reference))
+            one = self._attempt(name, self._gate, name, inputs, reference)
             if one is not None:
                 ready[name] = one
         return ready
@@ -162,7 +162,8 @@ class Engine:
         output, first_ms, _ = calls.first_call(lambda: variant.run(*prepared), self.device)
         elsewhere = {str(t.device) for t in tensors(output) + tensors(prepared) if t.device != self.device.torch_device}
         if elsewhere:
-            self._outcomes[name] = self.describe(name, "error", f"it ran on {' and '.join(sorted(elsewhere))}, not on {self.device.torch_device}")
+            where = " and ".join(sorted(elsewhere))
+            self._outcomes[name] = self.describe(name, "error", f"it ran on {where}, not on {self.device.torch_device}")
             return None
         result = gate.check(variant.finish(output, prepared), reference, variant, self.policy.gate)
         failure = result.failure
@@ -193,7 +194,7 @@ class Engine:
         """Take the samples of one timing for every variant that is still standing."""
         samplers = {}
         for name, one in ready.items():
-            sampler = self._attempt(name, lambda one=one: self._sampler(timing, one))
+            sampler = self._attempt(name, self._sampler, timing, one)
             if sampler is not None:
                 samplers[name] = sampler
         primary = timing == self.timings[0]
@@ -273,11 +274,13 @@ class Engine:
         if cannot_be:
             return record | {"status": "error", "reason": cannot_be}
         if not main.precise:
-            record |= {"status": "noisy", "reason": f"the median is known to {summary.precision:.1%} after {summary.n} samples, asked for {self.policy.target:.1%}"}
+            reached = f"the median is known to {summary.precision:.1%} after {summary.n} samples"
+            record |= {"status": "noisy", "reason": f"{reached}, asked for {self.policy.target:.1%}"}
         warnings = list(one.profile.warnings)
         if telemetry and "SwPowerCap" in telemetry["throttle_reasons"]:
             clock = telemetry["sm_clock_mhz"]["median"]
-            warnings.append(f"power limit: it held the clock at {clock:g} of {self._max_clock_mhz:g} MHz, so times depend on what ran just before")
+            held = f"power limit: it held the clock at {clock:g} of {self._max_clock_mhz:g} MHz"
+            warnings.append(f"{held}, so times depend on what ran just before")
         if main.throttled:
             warnings.append(f"throttled: {len(main.throttled)} of {len(main.samples_ms)} samples are marked")
         also = {timing: collected for timing, collected in one.collected.items() if timing not in (primary, CONTROL)}

@@ -16,7 +16,8 @@ def classify(error: BaseException) -> tuple[str, str]:
         return "unsupported", reason
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
         return "oom", reason
-    if isinstance(error, NotImplementedError) or (isinstance(error, RuntimeError) and any(mark in text for mark in NOT_IMPLEMENTED)):
+    missing = isinstance(error, RuntimeError) and any(mark in text for mark in NOT_IMPLEMENTED)
+    if missing or isinstance(error, NotImplementedError):
         return "unsupported", reason
     return "error", f"{type(error).__name__}: {reason}"
 

@@ -28,7 +28,7 @@ class GateResult:
         if self.rel_l2 > self.rel_l2_bound:
             return f"relative L2 error {self.rel_l2:.2e} is over {self.rel_l2_bound:.0e}"
         if self.worst > self.worst_bound:
-            return f"the worst element is off by {self.worst:.2e} of the reference's root mean square, over {self.worst_bound:.0e}"
+            return f"the worst element is off by {self.worst:.2e} of the reference's RMS, over {self.worst_bound:.0e}"
         return None
 
     def as_dict(self) -> dict[str, Any]:

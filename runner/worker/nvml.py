@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 try:
-    import pynvml
+    import pynvml as pynvml  # telemetry uses it too
 except ImportError:  # measuring goes on without telemetry; job_started then carries a warning
     pynvml = None
 

@@ -39,7 +39,9 @@ def rates(work: Work, time_ms: float, dtype: str, gpu: GpuSpec | None) -> Rates:
     )
 
 
-def impossible(found: Rates, work: Work, gpu: GpuSpec | None, max_clock_mhz: float | None, l2_bytes: int, cold: bool) -> str | None:
+def impossible(
+    found: Rates, work: Work, gpu: GpuSpec | None, max_clock_mhz: float | None, l2_bytes: int, cold: bool
+) -> str | None:
     """Say why a throughput can't be true, None when it can.
 
     Datasheet peaks hold at the datasheet's boost clock; boards may clock higher, so the limit scales with the highest clock

@@ -13,7 +13,7 @@ from runner.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, JobError, Re
 from runner.job import Job
 from runner.spec import Case
 from runner.worker import load, nvml, search
-from runner.worker.device import Device, open_device, software
+from runner.worker.device import open_device, software
 from runner.worker.engine import CudaBroken, Engine
 from runner.worker.progress import Progress
 from runner.worker.watchdog import Watchdog
@@ -25,7 +25,9 @@ Restart = Callable[[], None]
 class Run:
     """One worker process on one run folder."""
 
-    def __init__(self, job: Job, job_folder: Path, out: Path, progress: Progress, restarts: int, import_s: float, restart: Restart) -> None:
+    def __init__(
+        self, job: Job, job_folder: Path, out: Path, progress: Progress, restarts: int, import_s: float, restart: Restart
+    ) -> None:
         """Open the folder's journal; `restart` replaces this process by one that continues.
 
         Raises RequestError when the folder belongs to another job or can't be written, or the workload can't be loaded.
@@ -151,10 +153,12 @@ class Run:
         gpu = self.job.gpu
         if gpu is not None and not gpu.is_this(description["name"], description["memory_bytes"]):
             memory = f"{description['memory_bytes'] / 2**30:.0f} GiB"
-            raise JobError(f"this machine has {description['name']} ({memory}), the job asks for {gpu.name}: nothing was measured")
+            raise JobError(
+                f"this machine has {description['name']} ({memory}), the job asks for {gpu.name}: nothing was measured"
+            )
         if others and self.job.measure.other_processes == "refuse":
             names = ", ".join(f"{one['name'] or 'process'} (pid {one['pid']})" for one in others)
-            raise JobError(f"the GPU is in use by {names}; end it, or measure beside it with measure.other_processes=mark")
+            raise JobError(f"the GPU is in use by {names}; end that, or measure beside it with measure.other_processes=mark")
 
     def _stuck(self, variant: str) -> None:
         """Called by the watchdog while the main thread hangs in a variant: write the timeout, then start anew."""

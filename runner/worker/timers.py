@@ -64,6 +64,7 @@ class Flush:
         self._buffer = torch.empty(max(4 * l2_bytes, 2**28) // 4, dtype=torch.int32, device="cuda")
 
     def __call__(self) -> None:
+        """Evict."""
         self._buffer.zero_()
 
 
@@ -83,6 +84,7 @@ class ColdEvents:
     name: str = "cuda_event"
 
     def take(self) -> Pending:
+        """Issue one sample."""
         self.flush()
         block(1.2 * self.host_ms - FLUSH_MS, self.clock_mhz)
         pair = self.events.get()
@@ -104,6 +106,7 @@ class WarmEvents:
     name: str = "cuda_event"
 
     def take(self) -> Pending:
+        """Issue one sample."""
         self.call()
         block(1.2 * self.host_ms * self.calls, self.clock_mhz)
         pair = self.events.get()
@@ -134,6 +137,7 @@ class WarmGraph:
                 call()
 
     def take(self) -> Pending:
+        """Issue one sample."""
         self._graph.replay()
         pair = self._events.get()
         pair[0].record()
@@ -144,7 +148,7 @@ class WarmGraph:
 
 @dataclass
 class Wall:
-    """Host time of a call until the device is done with it, over `calls` calls for what is too short for one look at the clock."""
+    """Host time of a call until the device is done, over `calls` calls for what is too short for one look at the clock."""
 
     call: Call
     synchronize: Callable[[], None]
@@ -152,6 +156,7 @@ class Wall:
     name: str = "perf_counter"
 
     def take(self) -> Pending:
+        """Issue one sample."""
         self.synchronize()
         start = time.perf_counter_ns()
         for _ in range(self.calls):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 class Watchdog:
-    """Calls `act(what)` once when a guarded block outlasts its limit. `act` must not return to the stuck work: it replaces the process."""
+    """Calls `act(what)` once when a guarded block outlasts its limit; `act` replaces the process, stuck work and all."""
 
     def __init__(self, act: Callable[[str], None]) -> None:
         self._act = act

@@ -74,7 +74,7 @@ class Workload:
 
     `inputs(axes, context)` returns the float32 tensors of a case; `reference(*inputs)` the truth in float64;
     `work(axes, params, dtype)` the least work; `counters(axes, params)` the closed form of what variants count;
-    `candidates(params, generator, best)` yields the axes of cases that a search may try; `best` holds the best so far, fastest first.
+    `candidates(params, generator, best)` yields the axes of cases that a search may try, given the `best` so far, fastest first.
     """
 
     inputs: Callable[[Axes, Context], Inputs]
