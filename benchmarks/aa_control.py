@@ -33,12 +33,13 @@ def main() -> int:
     verdicts: list[dict[str, Any]] = []
     sizes = (256, 512, 1024, 2048, 4096) if isinstance(device, Cuda) else (64, 96, 128, 192, 256)
     flush = timers.Flush(device.l2_bytes) if isinstance(device, Cuda) else None
+    events = timers.EventPairs() if isinstance(device, Cuda) else None
     for index in range(arguments.pairs):
         n = sizes[index % len(sizes)]
         a, b = (torch.randn(n, n, device=device.torch_device) for _ in range(2))
         call = (lambda a=a, b=b: torch.matmul(a, b)) if index % 2 == 0 else (lambda a=a, b=b: torch.softmax(a, 1))
         profile = calls.profile(call, device, Warmup(), 0.0)
-        pair: dict[str, timers.Sampler] = {name: sampler(call, device, flush, profile) for name in ("a", "b")}
+        pair: dict[str, timers.Sampler] = {name: sampler(call, device, flush, events, profile) for name in ("a", "b")}
         with Telemetry(None) as telemetry:
             found = sampling.collect(pair, policy, device.synchronize, telemetry, lambda precision: None)
         interval = stats.speedup_interval(found["a"].samples_ms, found["b"].samples_ms, policy.confidence)
@@ -69,11 +70,13 @@ def main() -> int:
     return 1 if false > 0.05 else 0
 
 
-def sampler(call: timers.Call, device: Device, flush: timers.Flush | None, profile: calls.CallProfile) -> timers.Sampler:
+def sampler(
+    call: timers.Call, device: Device, flush: timers.Flush | None, events: timers.EventPairs | None, profile: calls.CallProfile
+) -> timers.Sampler:
     """Return the engine's default clock for this device."""
-    if flush is None:
+    if flush is None or events is None:
         return timers.Wall(call, device.synchronize, timers.calls_per_sample(profile.call_ms, 0.05))
-    return timers.ColdEvents(call, flush, timers.EventPairs(), profile.host_ms, 2000.0)
+    return timers.ColdEvents(call, flush, events, profile.host_ms, 2000.0)
 
 
 if __name__ == "__main__":

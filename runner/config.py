@@ -330,13 +330,11 @@ def _tracking(config: RunConfig) -> TrackingConfig:
 
 
 def check_tracking_uri(uri: str) -> None:
-    """Check that MLflow's open-source stores can take `uri`: a server, a database or a folder.
+    """Check that MLflow can take `uri`: a server or a database (folders went with MLflow 3).
 
     Raises RequestError for another kind.
     """
-    kinds = (
-        "http://HOST:PORT, https://HOST, sqlite:///FILE.db, postgresql://USER@HOST/DB (mysql, mssql), file:///FOLDER or FOLDER"
-    )
+    kinds = "http://HOST:PORT, https://HOST, sqlite:///FILE.db or postgresql://USER@HOST/DB (mysql, mssql)"
     wrong = RequestError(f"tracking.uri={uri}: a tracking URI of a wrong kind; expected {kinds}")
     try:
         parts = urlsplit(uri)
@@ -350,9 +348,7 @@ def check_tracking_uri(uri: str) -> None:
         good = bool(parts.hostname)
     elif scheme in DATABASES:
         good = "://" in uri and len(uri.split("://", 1)[1]) > 1
-    elif scheme == "file":
-        good = bool(parts.path)
     else:
-        good = not scheme and ":" not in uri
+        good = False
     if not good:
         raise wrong

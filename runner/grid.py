@@ -69,8 +69,9 @@ def _check(axis: str, value: Any, spec: AxisSpec) -> None:
     if whole and not isinstance(value, int):
         raise RequestError(f"workload.{axis}={value}: expected a whole number, as in workload.{axis}={_example(spec)}")
     if (spec.min is not None and value < spec.min) or (spec.max is not None and value > spec.max):
-        bounds = [f"{word} {bound:g}" for word, bound in (("at least", spec.min), ("at most", spec.max)) if bound is not None]
-        raise RequestError(f"workload.{axis}={value}: expected {' and '.join(bounds)}{f' {spec.unit}' if spec.unit else ''}")
+        low, high = (None if bound is None else f"{bound:g}" for bound in (spec.min, spec.max))
+        bounds = f"{low} to {high}" if low and high else f"at least {low}" if low else f"at most {high}"
+        raise RequestError(f"workload.{axis}={value}: expected {bounds} {spec.unit}".rstrip())
 
 
 def _example(spec: AxisSpec) -> str:

@@ -16,7 +16,7 @@ from runner.gpus import DetectedGpu
 from runner.grid import expand
 from runner.job import Job
 from runner.paths import run_folder
-from runner.spec import GpuSpec
+from runner.spec import Case, GpuSpec, ThresholdSpec
 
 NO_RENTING = "renting arrives with the next release"
 
@@ -97,13 +97,15 @@ def build_job(config: RunConfig, place: Target, folders: Sequence[Path], overrid
     workload = config.workload
     path = code.locate(workload.module, folders)
     is_file = workload.module.endswith(".py")
+    cases = expand(workload.blocks(place.device), workload.axes, workload.overrides, config.measure.max_cases)
+    _check_never(workload.thresholds, cases)
     return Job(
         workload=workload.name,
         module=path.name if is_file else workload.module,
         params=workload.params,
         variants=workload.variants,
         baseline=workload.baseline,
-        cases=expand(workload.blocks(place.device), workload.axes, workload.overrides, config.measure.max_cases),
+        cases=[] if workload.mode == "search" else cases,
         device=place.device,
         gpu=place.gpu,
         measure=config.measure,
@@ -126,6 +128,15 @@ def build_job(config: RunConfig, place: Target, folders: Sequence[Path], overrid
             "module_file": str(path) if is_file else None,
         },
     )
+
+
+def _check_never(thresholds: Sequence[ThresholdSpec], cases: Sequence[Case]) -> None:
+    """Refuse a `never` within the values that will be measured: a runtime would take it for a threshold."""
+    for threshold in thresholds:
+        xs = [case.axes[threshold.axis] for case in cases if isinstance(case.axes.get(threshold.axis), int | float)]
+        problem = threshold.misleading_never(xs)
+        if xs and problem:
+            raise RequestError(f"threshold {threshold.key}: {problem}")
 
 
 def save(job: Job, path: Path) -> None:

@@ -110,6 +110,15 @@ class ThresholdSpec:
     where: dict[str, Any] = field(default_factory=dict)
     never: int = 999999
 
+    def misleading_never(self, xs: list[float]) -> str | None:
+        """Say what is wrong with a `never` that a runtime would read as a real threshold among `xs`, None when it is fine."""
+        if self.direction == "from" and xs and self.never <= max(xs):
+            return f"never={self.never} is not above the largest {self.axis}, {max(xs)}; declare a larger one"
+        if self.direction == "upto" and self.never >= (min(xs) if xs else 1):
+            smallest = f", {min(xs)}" if xs else ""
+            return f"never={self.never} is not below the smallest {self.axis}{smallest}; declare a smaller one, as in 0"
+        return None
+
 
 @dataclass(frozen=True)
 class DecisionSpec:

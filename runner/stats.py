@@ -14,6 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtr
 
+ENOUGH = 6
+"""Fewer values than this can't support a 95% interval of a median."""
+
+MIN_BLOCKS, MAX_BLOCK = 16, 8
+"""A ratio is averaged over blocks of at most MAX_BLOCK rounds, so short that there are at least MIN_BLOCKS where possible."""
+
 Samples = Sequence[float] | NDArray[np.float64]
 
 
@@ -115,14 +121,19 @@ def summarize(samples_ms: Samples, confidence: float = 0.95) -> Summary:
 def speedup_interval(baseline_ms: Samples, candidate_ms: Samples, confidence: float = 0.95) -> Interval:
     """Return baseline time over candidate time (above 1: the candidate is faster) with its interval.
 
-    Sample i of both was taken in the same interleaved round, so the ratio is formed pair by pair and drift cancels; rounds
-    that only one of them reached are left out. The interval is that of the median of the logarithms.
+    Sample i of both was taken in the same round, so the ratio is formed round by round and drift cancels; rounds that only
+    one of them reached are left out. The order within a round is reversed in every other one, so logarithms are averaged over
+    blocks of an even number of rounds, which cancels what the order does; the interval is that of the median block.
+
+    Raises ValueError when there is no round that both variants reached.
     """
     pairs = min(len(baseline_ms), len(candidate_ms))
     if not pairs:
         raise ValueError("a speedup needs at least one round that both variants reached")
     logs = np.log(np.asarray(baseline_ms[:pairs], dtype=np.float64) / np.asarray(candidate_ms[:pairs], dtype=np.float64))
-    interval = median_interval(logs, confidence)
+    size = max(2, min(MAX_BLOCK, pairs // MIN_BLOCKS // 2 * 2)) if pairs >= 2 * ENOUGH else 1
+    blocks = logs[: pairs // size * size].reshape(-1, size).mean(axis=1)
+    interval = median_interval(blocks, confidence)
     return Interval(math.exp(interval.value), math.exp(interval.low), math.exp(interval.high))
 
 

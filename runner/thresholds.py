@@ -6,7 +6,7 @@ win blocks. docs/thresholds.md says it with examples.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,16 +84,6 @@ class Evidence:
             "table": [row.as_dict() for row in self.rows],
             "reason": self.reason,
         }
-
-
-def check(spec: ThresholdSpec, xs: Iterable[Any]) -> None:
-    """Check a declared threshold against the values `xs` that its axis will take, before anything runs.
-
-    Raises RequestError for a `never` inside that range: a runtime would take it for a threshold.
-    """
-    inside = _never_inside(spec, [x for x in xs if _is_number(x)])
-    if inside is not None:
-        raise RequestError(f"threshold {spec.key}: {inside}")
 
 
 def derive(spec: ThresholdSpec, results: Results) -> Evidence:
@@ -207,7 +197,7 @@ def _row(
 
 def _decide(spec: ThresholdSpec, rows: list[Row], results: Results) -> tuple[str, Any, str]:
     """Return (decision, value, reason) from the rows, which are sorted by x."""
-    impossible = _never_inside(spec, [row.x for row in rows if _is_number(row.x)])
+    impossible = spec.misleading_never([row.x for row in rows if _is_number(row.x)])
     if impossible is not None:
         return "undecided", None, impossible
     if not rows:
@@ -268,20 +258,10 @@ def _note(variant: str, event: Event) -> str:
     return f"{variant} {words}" + (f" ({reason})" if reason else "")
 
 
-def _never_inside(spec: ThresholdSpec, xs: list[Any]) -> str | None:
-    """Say what is wrong with a `never` that a runtime would read as a real threshold of this range, else None."""
-    if spec.direction == "from" and xs and spec.never <= max(xs):
-        return f"never={spec.never} is not above the largest {spec.axis}, {max(xs)}; declare a larger one"
-    if spec.direction == "upto" and spec.never >= (min(xs) if xs else 1):
-        smallest = f", {min(xs)}" if xs else ""
-        return f"never={spec.never} is not below the smallest {spec.axis}{smallest}; declare a smaller one, as in 0"
-    return None
-
-
 def _usable_never(evidence: Evidence) -> bool:
     """Leave a key out of the runtime block rather than write a `never` that means the opposite."""
     xs = [row.x for row in evidence.rows if _is_number(row.x)]
-    return _never_inside(evidence.spec, xs) is None
+    return evidence.spec.misleading_never(xs) is None
 
 
 def _is_number(value: Any) -> bool:

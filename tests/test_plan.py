@@ -41,7 +41,7 @@ def test_local_is_the_first_gpu_with_its_datasheet() -> None:
     assert made.job.device == "cuda"
     assert made.job.gpu is not None
     assert made.job.gpu.name == CARD.name
-    assert max(case.axes.get("n", 0) for case in made.job.cases) == 16384
+    assert max(case.axes.get("n", 0) for case in made.job.cases) == 8192
 
 
 def test_a_gpu_that_no_config_describes_still_works() -> None:
@@ -77,7 +77,7 @@ def test_a_dry_run_describes_what_could_not_run(launch: str) -> None:
     text = "\n".join(plan.describe(planned("gpu=4090", f"launch={launch}", "launch.dry_run=true")))
     for part in (
         "workload   matmul",
-        "cases      37",
+        "cases      26",
         "variants   fp32, tf32",
         "NVIDIA GeForce RTX 4090",
         "at most",

@@ -87,8 +87,9 @@ def _int8(a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor) -> Tensor:
 
 
 def _dequantize(output: Tensor, prepared: Inputs) -> Tensor:
-    scale_a: Tensor = prepared[2].double()
-    return output.double() * scale_a * prepared[3].double()
+    _, _, scale_a, scale_b = prepared
+    product: Tensor = output.double() * scale_a.double() * scale_b.double()
+    return product
 
 
 def _fp8_inputs(inputs: Inputs) -> Inputs:

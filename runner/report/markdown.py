@@ -136,19 +136,22 @@ def _troubles(results: Results) -> str:
             key = (str(event["variant"]), str(event["status"]), str(event.get("reason") or "no reason given"))
             reasons.setdefault(key, []).append(case_key(event["case"]))
     lines = [f"- `{variant}` is **{status}** at {_some(cases)}: {reason}" for (variant, status, reason), cases in reasons.items()]
-    warnings: dict[tuple[str, str], list[str]] = {}
+    said: dict[tuple[str, str], list[str]] = {}  # (case, warning) -> variants: what hit a whole case is said once
     for event in results.measurements:
         for warning in event.get("warnings") or []:
-            warnings.setdefault((str(event["variant"]), str(warning)), []).append(case_key(event["case"]))
+            said.setdefault((case_key(event["case"]), str(warning)), []).append(f"`{event['variant']}`")
         control = event.get("control")
         if control and control["verdict"] in ("faster", "slower"):
             text = f"A/A control failed, the baseline against itself is {units.speedup(control)}"
-            warnings.setdefault((str(event["variant"]), text), []).append(case_key(event["case"]))
+            said.setdefault((case_key(event["case"]), text), []).append(f"`{event['variant']}`")
+    warnings: dict[tuple[str, str], list[str]] = {}
+    for (case, warning), variants in said.items():
+        warnings.setdefault((", ".join(variants), warning), []).append(case)
     lines += [f"- {warning}" for warning in results.warnings]
     if results.other_processes:
         names = ", ".join(f"{one.get('name') or 'unknown'} (pid {one.get('pid')})" for one in results.other_processes)
         lines.append(f"- other processes were on the GPU: {names}")
-    lines += [f"- `{variant}` at {_some(cases)}: {warning}" for (variant, warning), cases in warnings.items()]
+    lines += [f"- {variants} at {_some(cases)}: {warning}" for (variants, warning), cases in warnings.items()]
     return "\n".join(["## What to know before trusting this", "", *lines]) if lines else ""
 
 

@@ -9,8 +9,14 @@ from runner.spec import MeasurePolicy
 from runner.worker.telemetry import Telemetry
 from runner.worker.timers import Sampler
 
-BATCH_S = 0.05
-"""Samples are issued in batches this long: the device stays busy, and the stop rule is asked between batches."""
+BATCH_S = 0.15
+"""Samples are issued in batches this long, and the stop rule is asked between them.
+
+Long, since the pause between batches is rest for a GPU at its power limit: with batches of 17 ms, large matmuls on an H200
+came out 3 to 4% faster than back to back.
+"""
+
+MAX_BATCH = 1000
 
 MAX_SAMPLES = 5000
 BACK_OFF_S = 0.5
@@ -82,7 +88,7 @@ def collect(
                 cap_s += now - batch_start + BACK_OFF_S
                 time.sleep(BACK_OFF_S)
         rounds += batch
-        batch = max(1, min(64, int(batch * BATCH_S / max(now - batch_start, 1e-6))))
+        batch = max(1, min(MAX_BATCH, int(batch * BATCH_S / max(now - batch_start, 1e-6))))
         precision = {name: _precision(found[name], policy) for name in active}
         on_precision(precision)
         elapsed = now - start

@@ -9,9 +9,10 @@
 """
 
 import math
+import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -74,6 +75,9 @@ class ColdEvents:
 
     `host_ms` is how long the host needs to issue the call. Where the flush doesn't hide that, a blocking kernel does, so that
     the device never waits for the host between the two events.
+
+    Up to three empty kernels, drawn at random, come first: a kernel's time depends on its launch number modulo four (0.3 to
+    1 us on an H200; docs/measuring.md), and without them each variant would meet its own phase again and again.
     """
 
     call: Call
@@ -82,9 +86,12 @@ class ColdEvents:
     host_ms: float
     clock_mhz: float
     name: str = "cuda_event"
+    phase: random.Random = field(default_factory=lambda: random.Random(0))
 
     def take(self) -> Pending:
         """Issue one sample."""
+        for _ in range(self.phase.randrange(4)):
+            torch.cuda._sleep(0)
         self.flush()
         block(1.2 * self.host_ms - FLUSH_MS, self.clock_mhz)
         pair = self.events.get()
