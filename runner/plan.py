@@ -98,7 +98,8 @@ def build_job(config: RunConfig, place: Target, folders: Sequence[Path], overrid
     path = code.locate(workload.module, folders)
     is_file = workload.module.endswith(".py")
     cases = expand(workload.blocks(place.device), workload.axes, workload.overrides, config.measure.max_cases)
-    _check_never(workload.thresholds, cases)
+    thresholds = [one for one in workload.thresholds if any(one.axis in case.axes for case in cases)]
+    _check_never(thresholds, cases)
     return Job(
         workload=workload.name,
         module=path.name if is_file else workload.module,
@@ -115,7 +116,7 @@ def build_job(config: RunConfig, place: Target, folders: Sequence[Path], overrid
         search=workload.search,
         derive={
             "axes": {name: spec.unit for name, spec in workload.axes.items()},
-            "thresholds": [asdict(one) for one in workload.thresholds],
+            "thresholds": [asdict(one) for one in thresholds],
             "decisions": [asdict(one) for one in workload.decisions],
         },
         provenance={

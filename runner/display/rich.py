@@ -20,6 +20,7 @@ from runner.results import MEASURED, Results, plain
 
 REFRESH_HZ = 4  # the display shares the machine with the measurement
 MAX_ROWS = 60
+NARROW = 96  # columns; below, a table has no room for rates, which are in report.md
 STYLES = {"faster": "green", "slower": "red", "same": "dim", "unclear": "yellow"}
 
 
@@ -83,7 +84,7 @@ class Rich:
             self._progress.stop()
         results = words.results_of(self._events)
         if results:
-            for table in tables(results):
+            for table in tables(results, self._console.width):
                 self._console.print(table)
             self._console.print()
             for group, style in zip(words.found(results), ("bold cyan", "", "bold"), strict=True):
@@ -127,7 +128,7 @@ class Rich:
         (self._progress.console if self._progress else self._console).print(text)
 
 
-def tables(results: Results) -> list[Any]:
+def tables(results: Results, width: int = 100) -> list[Any]:
     """Return a table per series; of long runs only the largest x of each, with a line that says so."""
     series: dict[str, tuple[str, dict[str, Any], list[Event]]] = {}
     for event in results.measurements:
@@ -140,7 +141,7 @@ def tables(results: Results) -> list[Any]:
             kept = [event for event in events if event["case"].get(x) == last] if others else events
             left_out += len(events) - len(kept)
             series[key] = (x, others, kept)
-    shown: list[Any] = [_table(x, others, events, results) for x, others, events in series.values()]
+    shown: list[Any] = [_table(x, others, events, results, width) for x, others, events in series.values()]
     shown.append(Text())
     reasons = {
         (event["variant"], event.get("reason")): None for event in results.measurements if event["status"] == "unsupported"
@@ -155,7 +156,7 @@ def tables(results: Results) -> list[Any]:
     return shown
 
 
-def _table(x: str, others: Mapping[str, Any], events: Sequence[Event], results: Results) -> Any:
+def _table(x: str, others: Mapping[str, Any], events: Sequence[Event], results: Results, width: int) -> Any:
     # A variant that is not supported at any of these cases is one line below all tables, not a row per case.
     timed = {event["variant"] for event in events if event["status"] != "unsupported"}
     events = [event for event in events if event["variant"] in timed]
@@ -165,7 +166,7 @@ def _table(x: str, others: Mapping[str, Any], events: Sequence[Event], results: 
     rates = (("TFLOPS", "throughput_tflops"), ("% peak", "pct_of_peak"))
     if not any(row["throughput_tflops"] for row in rows):
         rates = (("GB/s", "bandwidth_gbps"), ("% bw", "pct_of_bandwidth"))
-    columns = [(title, name) for title, name in rates if any(row[name] for row in rows)]
+    columns = [(title, name) for title, name in rates if any(row[name] for row in rows) and width >= NARROW]
     table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
     table.add_column(x, justify="right", no_wrap=True)
     table.add_column("variant", no_wrap=True)

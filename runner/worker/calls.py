@@ -13,6 +13,7 @@ from runner.worker.timers import Call
 SLEEP_SHARE = 0.5
 """A call whose host works less than this share of its time is called sleeping."""
 
+STRETCHES, STRETCH_S, MAX_STRETCH_S = 3, 0.002, 0.05
 LEAK_CALLS = 10
 MIB = 2**20
 
@@ -47,7 +48,7 @@ def profile(call: Call, device: Device, warmup: Warmup, first_call_ms: float) ->
     if not _warm_up(call, device, warmup):
         warnings.append(f"not steady after {warmup.max_s:g} s of warm-up")
     host_ms, call_ms, busy = _host_and_call(call, device)
-    if busy is not None and busy < SLEEP_SHARE:
+    if busy < SLEEP_SHARE:
         warnings.append(f"sleeps: the host was idle for {1 - busy:.0%} of the call")
     _, _, peak = first_call(call, device)
     leak = _leak(call, device, call_ms)
@@ -72,26 +73,30 @@ def _warm_up(call: Call, device: Device, warmup: Warmup) -> bool:
     return len(times) < 2 * warmup.window  # calls too long to judge by windows; the samples' own precision will tell
 
 
-def _host_and_call(call: Call, device: Device) -> tuple[float, float, float | None]:
-    """Return host ms to issue a call, ms per call back to back, and the share of host time spent working.
+def _host_and_call(call: Call, device: Device) -> tuple[float, float, float]:
+    """Return host ms to issue a call, ms per call back to back, and the largest share of a stretch that the host worked.
 
-    The share is None for calls too short to say.
+    Each stretch of calls is long enough for the clock of processor time. The largest share, because a busy machine takes the
+    processor away now and then, while a call that sleeps does so in every stretch.
     """
     device.synchronize()
-    host, calls = [], 0
     start = time.perf_counter()
-    issuing_cpu = issuing = 0.0
-    while calls < 3 or (time.perf_counter() - start < 0.005 and calls < 50):
-        cpu, before = time.process_time(), time.perf_counter()
-        call()
-        taken = time.perf_counter() - before
-        issuing_cpu += time.process_time() - cpu
-        issuing += taken
-        host.append(taken)
-        calls += 1
+    call()
+    issued = time.perf_counter() - start
     device.synchronize()
-    elapsed = time.perf_counter() - start
-    return min(host) * 1e3, elapsed / calls * 1e3, issuing_cpu / issuing if issuing > 2e-3 else None
+    done = time.perf_counter() - start
+    count = max(1, min(50, int(STRETCH_S / issued), int(MAX_STRETCH_S / done)))
+    host, shares = [issued], []
+    start = time.perf_counter()
+    for _ in range(STRETCHES):
+        cpu, before = time.process_time(), time.perf_counter()
+        for _ in range(count):
+            call()
+        issuing = time.perf_counter() - before
+        host.append(issuing / count)
+        shares.append((time.process_time() - cpu) / issuing)
+        device.synchronize()
+    return min(host) * 1e3, (time.perf_counter() - start) / (count * STRETCHES) * 1e3, max(shares)
 
 
 def _leak(call: Call, device: Device, call_ms: float) -> int:

@@ -129,6 +129,9 @@ class Run:
             warnings.append("no telemetry: install nvidia-ml-py to see clocks, power and throttling")
         if self.job.device == "cuda" and self.job.gpu is None:
             warnings.append("no datasheet for this GPU: percentages of peak are left out")
+        before = {e["device"]["uuid"] for e in self._before if e["event"] == "job_started" and e["device"]["uuid"]}
+        if before - {description["uuid"]}:
+            warnings.append(f"continued on another physical GPU: earlier cases are from {', '.join(sorted(before))}")
         if others:
             warnings.append(f"{len(others)} other process(es) use this GPU")
         return {
