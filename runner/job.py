@@ -7,6 +7,7 @@ or people, so the same question asked twice has the same hash and continues the 
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from runner.errors import RequestError
 from runner.spec import Case, Gate, GpuSpec, MeasurePolicy, SearchSpec, Warmup
 
 SCHEMA = 1
+SECONDARY_TIME = 0.5
+"""Share of the time limits that timings after the first get."""
 
 
 @dataclass(frozen=True)
@@ -99,3 +102,15 @@ def load(path: Path) -> Job:
         raise RequestError(f"can't read the job {path}: {error.strerror}; write one with launch.write_job=JOB.json") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RequestError(f"{path} is no valid job file ({error}); write it anew with launch.write_job=JOB.json") from error
+
+
+def at_most_s(data: Mapping[str, Any]) -> float:
+    """Return the seconds that measuring a job (as plain data) takes at most; imports, compilation and gates come on top."""
+    measure, cuda = data["measure"], data["device"] == "cuda"
+    timings = len(measure["timings"] or (("cold", "warm", "wall") if cuda else ("wall",)))
+    sampling_s = measure["max_time_s"] * (1 + SECONDARY_TIME * (timings - 1) + (1 if measure["aa_control"] else 0))
+    each_s = measure["warmup"]["max_s"] + sampling_s + (measure["energy_window_s"] if cuda else 0)
+    variants = len(data["variants"])
+    if data["mode"] == "search":
+        return float(data["search"]["budget_s"] + variants * (data["search"]["finalists"] + 1) * each_s)
+    return float(len(data["cases"]) * variants * each_s)

@@ -14,7 +14,7 @@ from runner.config import RunConfig
 from runner.errors import RequestError, one_line
 from runner.gpus import DetectedGpu
 from runner.grid import expand
-from runner.job import Job
+from runner.job import Job, at_most_s
 from runner.paths import run_folder
 from runner.spec import Case, GpuSpec, ThresholdSpec
 
@@ -154,22 +154,10 @@ def save(job: Job, path: Path) -> None:
             raise RequestError(f"can't copy {source} to {path.parent}: {error.strerror}") from error
 
 
-def at_most_s(job: Job) -> float:
-    """Return the seconds that measuring takes at most by the policy's limits; imports and compilation come on top."""
-    policy = job.measure
-    timings = len(policy.timings) if policy.timings is not None else (3 if job.device == "cuda" else 1)
-    one = policy.max_time_s * (timings + (1 if policy.aa_control else 0)) + policy.warmup.max_s
-    one += policy.energy_window_s if job.device == "cuda" else 0
-    one = min(one, policy.variant_timeout_s)
-    if job.mode == "search":
-        return len(job.variants) * (job.search.budget_s + job.search.finalists * one)
-    return len(job.cases) * len(job.variants) * one
-
-
 def describe(plan: Plan) -> list[str]:
     """Return the lines that a dry run prints: what would be measured, where, and for how long at most."""
     job, place = plan.job, plan.target
-    minutes, seconds = divmod(round(at_most_s(job)), 60)
+    minutes, seconds = divmod(round(at_most_s(job.as_dict())), 60)
     gpu = place.gpu.name if place.gpu else (place.here.name if place.here else None)
     verdict = place.obstacle or ("here" + (f", on GPU {place.here.index} ({place.here.name})" if place.here else ", on the CPU"))
     lines = [

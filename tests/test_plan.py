@@ -12,6 +12,7 @@ from runner import plan
 from runner.compose import compose
 from runner.errors import RequestError
 from runner.gpus import GIB, DetectedGpu
+from runner.job import at_most_s
 from runner.paths import run_folder
 
 CARD = DetectedGpu(1, "NVIDIA GeForce RTX 4090", 24 * GIB, "GPU-1")
@@ -88,7 +89,7 @@ def test_a_dry_run_describes_what_could_not_run(launch: str) -> None:
 
 def test_the_time_is_what_the_limits_allow() -> None:
     job = planned("workload=inspect", "measure.max_time_s=2", "measure.warmup.max_s=1").job
-    assert plan.at_most_s(job) == len(job.cases) * len(job.variants) * 3
+    assert at_most_s(job.as_dict()) == len(job.cases) * len(job.variants) * 3
 
 
 def test_a_written_job_is_for_the_card_that_was_asked_for(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from runner import decisions, thresholds, units
 from runner.errors import RequestError, one_line
+from runner.job import at_most_s
 from runner.journal import Event
 from runner.report.table import flat
 from runner.results import MEASURED, Results, from_events
@@ -25,18 +26,7 @@ def opening(job: Mapping[str, Any]) -> str:
         what = f"a search over shapes for {units.several(variants, 'variant')}"
     else:
         what = f"{units.several(len(job['cases']), 'case')} x {units.several(variants, 'variant')}"
-    return f"{job['workload']} on {gpu}: {what}, at most {units.duration(most_s(job))}"
-
-
-def most_s(job: Mapping[str, Any]) -> float:
-    """Return the most seconds that measuring may take by the policy, compilation apart."""
-    measure, variants = job["measure"], len(job["variants"])
-    timings = len(measure.get("timings") or (("cold", "warm", "wall") if job["device"] == "cuda" else ("wall",)))
-    energy_s = measure["energy_window_s"] if job["device"] == "cuda" else 0.0
-    each_s = measure["warmup"]["max_s"] + timings * measure["max_time_s"] + energy_s
-    if job.get("mode") == "search":
-        return float(variants * (job["search"]["budget_s"] + (job["search"]["finalists"] + 1) * each_s))
-    return float(len(job["cases"]) * variants * each_s)
+    return f"{job['workload']} on {gpu}: {what}, at most {units.duration(at_most_s(job))}"
 
 
 def case(event: Mapping[str, Any]) -> str:

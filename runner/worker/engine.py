@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from runner import stats
-from runner.job import Job
+from runner.job import SECONDARY_TIME, Job
 from runner.journal import case_key
 from runner.spec import Case
 from runner.worker import backend, calls, failures, gate, sampling, timers
@@ -21,7 +21,6 @@ from runner.worker.watchdog import Watchdog
 from runner.worker.workload import Context, Inputs, Variant, Work, Workload, tensors
 
 LAUNCH_BOUND = 1.5
-SECONDARY_TIME = 0.5
 CONTROL = " again"
 Result = TypeVar("Result")
 P = ParamSpec("P")
