@@ -43,6 +43,7 @@ def main() -> int:
         with Telemetry(None) as telemetry:
             found = sampling.collect(pair, policy, device.synchronize, telemetry, lambda precision: None)
         interval = stats.speedup_interval(found["a"].samples_ms, found["b"].samples_ms, policy.confidence)
+        assert interval is not None, "too few rounds"
         verdicts.append(
             {
                 "kernel": "matmul" if index % 2 == 0 else "softmax",

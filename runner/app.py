@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from runner import job as jobs
-from runner import plan
+from runner import journal, plan
 from runner.config import RunConfig
 from runner.display import Display, for_mode
 from runner.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, JobError, RequestError
@@ -97,12 +97,11 @@ def _claim(made: Plan) -> None:
     Raises RequestError when the folder holds another job, or can't be written.
     """
     path = made.folder / "job.json"
-    if path.exists():
-        there = jobs.load(path).hash
-        if there != made.job.hash:
-            raise RequestError(
-                f"run_dir={made.folder} holds another job ({there[:12]}, not {made.job.hash[:12]}); name another folder"
-            )
+    there = [str(event["hash"]) for event in journal.read(made.folder) if event["event"] == "job_started"]
+    there += [jobs.load(path).hash] if path.exists() else []
+    for other in there:
+        if other != made.job.hash:
+            raise RequestError(f"{made.folder} holds another job ({other[:12]}, not {made.job.hash[:12]}); name another folder")
     plan.save(made.job, path)
 
 

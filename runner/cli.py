@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner import __version__
 from runner.errors import EXIT_DONE, EXIT_INTERRUPTED, JobError, RequestError, one_line
+from runner.masking import mask
 from runner.paths import conf_dir
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def console() -> None:
 
 
 def _report(error: RequestError | JobError) -> int:
-    print(f"error: {one_line(str(error))}", file=sys.stderr)
+    print(f"error: {mask(one_line(str(error)))}", file=sys.stderr)
     return error.exit_code
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from runner.errors import RequestError, nearest, one_line
+from runner.masking import mask
 from runner.schema import read
 from runner.spec import AxisSpec, DecisionSpec, GpuSpec, MeasurePolicy, SearchSpec, ThresholdSpec
 
@@ -335,7 +336,7 @@ def check_tracking_uri(uri: str) -> None:
     Raises RequestError for another kind.
     """
     kinds = "http://HOST:PORT, https://HOST, sqlite:///FILE.db or postgresql://USER@HOST/DB (mysql, mssql)"
-    wrong = RequestError(f"tracking.uri={uri}: a tracking URI of a wrong kind; expected {kinds}")
+    wrong = RequestError(f"tracking.uri={mask(uri)}: a tracking URI of a wrong kind; expected {kinds}")
     try:
         parts = urlsplit(uri)
         _ = parts.port

@@ -11,7 +11,7 @@ from typing import Any
 from runner import stats
 from runner.errors import RequestError
 from runner.journal import Event, case_key
-from runner.results import Results, plain, samples
+from runner.results import Results, plain, speedup
 from runner.spec import DecisionSpec
 from runner.thresholds import UNFIT, head
 from runner.units import digits
@@ -160,16 +160,14 @@ def _value(
     if spec.metric == "speedup":
         if against is None or against["status"] != "ok":
             return None, f"the baseline {baseline} is {against['status'] if against else 'not measured'}"
-        if against.get("timing") != event.get("timing"):
-            return None, "the two were timed in different ways"
-        return stats.speedup_interval(samples(against), samples(event), confidence), ""
+        return speedup(against, event, confidence)
     rate = (event.get("rates") or {}).get(spec.metric)
     if rate is None:
         return None, "no datasheet figure to hold it against" if spec.metric.startswith("pct") else f"no {spec.metric} declared"
     # A rate is a constant over the latency, so its interval is the latency's, turned over.
-    time = stats.median_interval(samples(event), confidence)
-    constant = rate * time.value
-    return stats.Interval(rate, constant / time.high, constant / time.low), ""
+    time = event["statistics"]
+    constant = rate * time["median_ms"]
+    return stats.Interval(rate, constant / time["ci_high_ms"], constant / time["ci_low_ms"]), ""
 
 
 def _answer(spec: DecisionSpec, rows: list[_Row]) -> tuple[str, str]:

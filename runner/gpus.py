@@ -94,6 +94,10 @@ def visible(gpus: Sequence[DetectedGpu], setting: str | None) -> list[DetectedGp
     for word in (part.strip() for part in setting.split(",")):
         match = [gpu for gpu in gpus if word and (word == str(gpu.index) or (not word.isdigit() and gpu.uuid.startswith(word)))]
         if len(match) != 1:
+            if word and word != "-1" and not chosen and gpus:
+                raise RequestError(
+                    f"CUDA_VISIBLE_DEVICES={setting} names no GPU of this machine; unset it, or name one by its index"
+                )
             break
         chosen += match
     return chosen

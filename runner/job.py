@@ -7,6 +7,7 @@ or people, so the same question asked twice has the same hash and continues the 
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,7 +62,9 @@ class Job:
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(self.as_dict(), indent=1) + "\n")
+            beside = path.with_name(f".{path.name}.{os.getpid()}")
+            beside.write_text(json.dumps(self.as_dict(), indent=1) + "\n")
+            os.replace(beside, path)  # a kill in between leaves no half of a job
         except OSError as error:
             raise RequestError(f"can't write {path}: {error.strerror}; name another folder with run_dir=DIR") from error
 

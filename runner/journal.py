@@ -4,6 +4,7 @@ Killing the writer at any byte loses at most the event being written: a torn las
 cut off before the next append. Events and their fields are listed in docs/journal.md.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -57,8 +58,9 @@ class Writer:
         return record
 
     def close(self) -> None:
-        """Close the file, which also releases the lock."""
-        self._file.close()
+        """Close the file, which also releases the lock; on a full disk what could not be written is lost already."""
+        with contextlib.suppress(OSError):
+            self._file.close()
 
     def __enter__(self) -> Self:
         return self

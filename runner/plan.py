@@ -15,6 +15,7 @@ from runner.errors import RequestError, one_line
 from runner.gpus import DetectedGpu
 from runner.grid import expand
 from runner.job import Job, at_most_s
+from runner.masking import mask
 from runner.paths import run_folder
 from runner.spec import Case, GpuSpec, ThresholdSpec
 
@@ -97,6 +98,8 @@ def build_job(config: RunConfig, place: Target, folders: Sequence[Path], overrid
     workload = config.workload
     path = code.locate(workload.module, folders)
     is_file = workload.module.endswith(".py")
+    if place.device == "cpu" and config.measure.timings not in (None, ["wall"]):
+        raise RequestError("measure.timings: a CPU has no device clock; expected null or [wall]")
     cases = expand(workload.blocks(place.device), workload.axes, workload.overrides, config.measure.max_cases)
     thresholds = [one for one in workload.thresholds if any(one.axis in case.axes for case in cases)]
     _check_never(thresholds, cases)
@@ -121,7 +124,7 @@ def build_job(config: RunConfig, place: Target, folders: Sequence[Path], overrid
         },
         provenance={
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "overrides": list(overrides),
+            "overrides": [mask(one) for one in overrides],
             "choices": config.choices,
             "version": __version__,
             "git": code.git_state(),

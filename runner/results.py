@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runner import journal
+from runner import journal, stats
 from runner.errors import RequestError
 from runner.journal import Event
 from runner.spec import GpuSpec
@@ -151,6 +151,20 @@ def samples(event: Event) -> Samples:
     """Return the raw samples of a measurement in milliseconds, in the order of the interleaved rounds."""
     values: list[float] = event.get("samples_ms") or []
     return values
+
+
+def speedup(baseline: Event, candidate: Event, confidence: float) -> tuple[stats.Interval | None, str]:
+    """Return the interval of the candidate's speedup, or None and why two measurements can't be compared.
+
+    Only samples of the same rounds are: a case that was interrupted and measured again may have one of each.
+    """
+    if baseline.get("timing") != candidate.get("timing"):
+        return None, "the two were timed in different ways"
+    if baseline.get("round") != candidate.get("round"):
+        return None, "the two were not timed side by side"
+    throttled = {*(baseline.get("throttled") or ()), *(candidate.get("throttled") or ())}
+    interval = stats.speedup_interval(samples(baseline), samples(candidate), confidence, throttled)
+    return interval, "" if interval else "too few rounds for an interval"
 
 
 def plain(axes: Mapping[str, AxisValue]) -> str:

@@ -15,7 +15,7 @@ class GpuSpec:
 
     `match` is a regular expression on the device name that the driver reports, `match_memory_gb` the inclusive range of
     its total memory in GiB. `peak_tflops` holds dense peaks (TOPS for int8) at `boost_clock_mhz`, None where the GPU has no
-    such unit.
+    such unit; `peak_clock_mhz` names the clock of those peaks that are stated at another one.
     """
 
     name: str
@@ -31,6 +31,7 @@ class GpuSpec:
     power_w: float
     peak_tflops: dict[str, float | None]
     sky_accelerator: str
+    peak_clock_mhz: dict[str, float] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
     variants: str = ""
 

@@ -6,16 +6,13 @@ lag-1 autocorrelation of the ranks, which widens it when samples move together.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtr
-
-ENOUGH = 6
-"""Fewer values than this can't support a 95% interval of a median."""
 
 MIN_BLOCKS, MAX_BLOCK = 16, 8
 """A ratio is averaged over blocks of at most MAX_BLOCK rounds, so short that there are at least MIN_BLOCKS where possible."""
@@ -59,6 +56,11 @@ class Summary:
         return asdict(self)
 
 
+def enough(confidence: float) -> int:
+    """Return how many samples an interval of a median needs for this confidence: 6 for 95%, 8 for 99%."""
+    return math.ceil(1 - math.log2(1 - confidence))
+
+
 def effective_size(samples: Samples) -> float:
     """Return the number of independent samples that carry as much as these do (between 2 and n)."""
     values = np.asarray(samples, dtype=np.float64)
@@ -76,8 +78,7 @@ def median_interval(samples: Samples, confidence: float = 0.95) -> Interval:
     """Return the median and its distribution-free confidence interval.
 
     With n samples the interval runs between the order statistics whose binomial(n, 1/2) ranks hold `confidence`; for an
-    effective size below n the ranks move apart by sqrt(n / n_effective). Fewer than 6 samples can't support a 95% interval:
-    it is then the whole range.
+    effective size below n the ranks move apart by sqrt(n / n_effective). Fewer samples than `enough` have the whole range.
 
     Raises ValueError on an empty sample or a value that is not finite.
     """
@@ -118,20 +119,26 @@ def summarize(samples_ms: Samples, confidence: float = 0.95) -> Summary:
     )
 
 
-def speedup_interval(baseline_ms: Samples, candidate_ms: Samples, confidence: float = 0.95) -> Interval:
+def speedup_interval(
+    baseline_ms: Samples, candidate_ms: Samples, confidence: float = 0.95, leave_out: Collection[int] = ()
+) -> Interval | None:
     """Return baseline time over candidate time (above 1: the candidate is faster) with its interval.
 
     Sample i of both was taken in the same round, so the ratio is formed round by round and drift cancels; rounds that only
     one of them reached are left out. The order within a round is reversed in every other one, so logarithms are averaged over
     blocks of an even number of rounds, which cancels what the order does; the interval is that of the median block.
 
-    Raises ValueError when there is no round that both variants reached.
+    Rounds in `leave_out` (throttled ones) don't count where enough others are left. None when there are too few rounds for
+    an interval of this confidence.
     """
-    pairs = min(len(baseline_ms), len(candidate_ms))
-    if not pairs:
-        raise ValueError("a speedup needs at least one round that both variants reached")
-    logs = np.log(np.asarray(baseline_ms[:pairs], dtype=np.float64) / np.asarray(candidate_ms[:pairs], dtype=np.float64))
-    size = max(2, min(MAX_BLOCK, pairs // MIN_BLOCKS // 2 * 2)) if pairs >= 2 * ENOUGH else 1
+    reached = min(len(baseline_ms), len(candidate_ms))
+    if reached < enough(confidence):
+        return None
+    kept = [index for index in range(reached) if index not in leave_out]
+    kept = kept if len(kept) >= enough(confidence) else list(range(reached))
+    logs = np.log(np.asarray(baseline_ms, dtype=np.float64)[kept] / np.asarray(candidate_ms, dtype=np.float64)[kept])
+    pairs = len(kept)
+    size = max(2, min(MAX_BLOCK, pairs // MIN_BLOCKS // 2 * 2)) if pairs >= 2 * enough(confidence) else 1
     blocks = logs[: pairs // size * size].reshape(-1, size).mean(axis=1)
     interval = median_interval(blocks, confidence)
     return Interval(math.exp(interval.value), math.exp(interval.low), math.exp(interval.high))

@@ -13,7 +13,7 @@ from typing import Any
 from runner import stats
 from runner.errors import RequestError
 from runner.journal import Event, case_key
-from runner.results import Results, from_events, plain, samples
+from runner.results import Results, from_events, plain, speedup
 from runner.spec import ThresholdSpec
 from runner.units import ratio as ratio_text
 
@@ -185,9 +185,9 @@ def _row(
             return Row(x, others, None, str(event["status"]), OPEN, _note(variant, event))
     assert baseline is not None  # the loop above returned otherwise
     assert candidate is not None
-    if baseline.get("timing") != candidate.get("timing"):
-        return Row(x, others, None, "missing", OPEN, "the two were timed in different ways")
-    interval = stats.speedup_interval(samples(baseline), samples(candidate), results.confidence)
+    interval, why = speedup(baseline, candidate, results.confidence)
+    if interval is None:
+        return Row(x, others, None, "missing", OPEN, why)
     noisy = [variant for variant, event in ((spec.candidate, candidate), (spec.baseline, baseline)) if event["status"] == "noisy"]
     if noisy:
         return Row(x, others, interval, "noisy", OPEN, f"{' and '.join(noisy)} noisy")

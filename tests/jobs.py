@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from runner import code
+from runner.errors import RequestError
 from runner.job import Job
 from runner.spec import Case, Gate, MeasurePolicy, Warmup
 
@@ -36,9 +38,13 @@ def planted_job(variants: list[str], sizes: list[int] | None = None, **fields: A
         "gpu": None,
         "measure": QUICK,
         "seed": 1,
-        "code": "test",
     }
-    return Job(**defaults | fields)
+    given = defaults | fields
+    try:
+        digest = code.digest(given["module"], code.locate(given["module"], [ROOT / "tests"]))
+    except RequestError:  # a test of a module that is not there
+        digest = "none"
+    return Job(**{"code": digest} | given)
 
 
 def save(job: Job, folder: Path) -> Path:

@@ -1,6 +1,7 @@
 """A workload with planted faults: what each variant does wrong is its name. Used by the worker's tests, run like any other."""
 
 import math
+import subprocess
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,8 @@ HOARD: list[Tensor] = []
 
 def inputs(axes: Axes, context: Context) -> Inputs:
     """Return one vector of n values."""
+    if context.params.get("reference") == "fails":
+        raise MemoryError("planted: too large a reference")
     return (context.randn(axes["n"]),)
 
 
@@ -86,10 +89,43 @@ def refuses(inputs: Inputs) -> Inputs:
     raise Unsupported("not on this device")
 
 
+def noisy_neighbour(x: Tensor) -> Tensor:
+    if not HOARD:
+        HOARD.append(x)
+        print('{"progress": 3}', flush=True)
+        subprocess.Popen(["sleep", "600"])
+    return x * 2
+
+
 def slow(x: Tensor) -> Tensor:
     for _ in range(3):
         x * 2
     return x * 2
+
+
+class Late:
+    """Behaves for the first calls, then does its worst: what a gate before the timing alone would miss."""
+
+    def __init__(self, fault) -> None:
+        self.calls, self.fault = 0, fault
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x * 2 if self.calls < 3 else self.fault(x)
+
+
+def shrinks(x: Tensor) -> Tensor:
+    return x[:0]
+
+
+def zeroes(x: Tensor) -> Tensor:
+    y = x * 2
+    x.zero_()
+    return y
+
+
+def own_copy(inputs: Inputs) -> Inputs:
+    return tuple(x.clone() for x in inputs)
 
 
 def _count(factor: int):
@@ -105,6 +141,7 @@ WORKLOAD = Workload(
     variants={
         "honest": Variant(honest, dtype="fp32"),
         "twin": Variant(honest, dtype="fp32"),
+        "noisy_neighbour": Variant(noisy_neighbour, dtype="fp32"),
         "slow": Variant(slow, dtype="fp32"),
         "wrong": Variant(wrong, dtype="fp32"),
         "slightly_wrong": Variant(slightly_wrong, dtype="fp32"),
@@ -116,6 +153,9 @@ WORKLOAD = Workload(
         "hangs": Variant(hangs, dtype="fp32"),
         "leaks": Variant(leaks, dtype="fp32"),
         "clobbers": Variant(clobbers, dtype="fp32"),
+        "late_garbage": Variant(Late(shrinks), dtype="fp32"),
+        "late_clobber": Variant(Late(zeroes), dtype="fp32"),
+        "wears_out": Variant(zeroes, dtype="fp32", prepare=own_copy),
         "out_of_memory": Variant(out_of_memory, dtype="fp32"),
         "raises": Variant(raises, dtype="fp32"),
         "refuses": Variant(honest, dtype="fp32", prepare=refuses),

@@ -51,7 +51,7 @@ def rich(run: Fabricated, width: int = 100) -> str:
 
 def test_plain_prints_a_line_per_measurement_and_the_end() -> None:
     lines = text("plain", matmul(statuses=trouble)).splitlines()
-    assert lines[0] == "matmul on NVIDIA H200: 7 cases x 4 variants, at most 3 min 30 s"
+    assert lines[0] == "matmul on NVIDIA H200: 7 cases x 4 variants, at most 2 min 34 s"
     assert sum(line.startswith("[") for line in lines) == 28
     assert re.fullmatch(
         r"\[3/7\] n=512 bf16: 5\.\d+ us \[.*\]  1\.\d+x \[.*\] faster  .* TFLOPS \d\.\d%  .* GB/s \d\.\d%", lines[12]

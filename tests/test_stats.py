@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import quantile_test
 
-from runner.stats import Interval, effective_size, median_interval, speedup_interval, summarize, verdict
+from runner.stats import Interval, effective_size, enough, median_interval, speedup_interval, summarize, verdict
 
 times = st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=300)
 
@@ -80,6 +80,9 @@ def test_intervals_scale_with_the_unit(samples, factor):
 @given(times, times)
 def test_swapping_baseline_and_candidate_inverts_the_speedup(a, b):
     there, back = speedup_interval(a, b), speedup_interval(b, a)
+    if there is None or back is None:
+        assert min(len(a), len(b)) < 6
+        return
     assert math.isclose(there.value, 1 / back.value, rel_tol=1e-9)
     assert math.isclose(there.low, 1 / back.high, rel_tol=1e-9)
 
@@ -92,7 +95,20 @@ def test_a_drift_that_both_variants_share_cancels_in_their_ratio():
 
 
 def test_rounds_that_only_one_variant_reached_do_not_count():
-    assert speedup_interval([2.0, 2.0, 9.0], [1.0, 1.0]).value == 2.0
+    assert speedup_interval([2.0] * 6 + [9.0], [1.0] * 6).value == 2.0
+
+
+def test_throttled_rounds_do_not_count_where_enough_others_are_left():
+    baseline, candidate = [2.0] * 20 + [1.0] * 20, [1.0] * 40
+    assert speedup_interval(baseline, candidate, leave_out=range(20)).value == 1.0
+    assert speedup_interval(baseline[:10], candidate[:10], leave_out=range(10)).value == 2.0
+
+
+@pytest.mark.parametrize(("confidence", "needed"), [(0.95, 6), (0.99, 8)])
+def test_fewer_rounds_than_the_confidence_needs_give_no_interval(confidence, needed):
+    assert enough(confidence) == needed
+    assert speedup_interval([2.0] * (needed - 1), [1.0] * needed, confidence) is None
+    assert speedup_interval([2.0] * needed, [1.0] * needed, confidence) == Interval(2.0, 2.0, 2.0)
 
 
 @pytest.mark.parametrize(

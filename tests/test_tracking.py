@@ -21,10 +21,11 @@ import pytest
 
 from runner import report
 from runner.errors import RequestError
+from runner.masking import mask
 from runner.tracking import Place, Recorder, check, place, ui_hint
 from runner.tracking.__main__ import main
 from runner.tracking.content import METRICS, Steps, name, params, points
-from runner.tracking.store import connect, mask, scrub
+from runner.tracking.store import connect, scrub
 from runner.tracking.upload import Upload, locked
 from tests.journals import Fabricated, grid, matmul, write
 

@@ -20,8 +20,8 @@ def measured(folder):
 def planted(tmp_path_factory):
     """One run over every planted fault that does not end the process."""
     out = tmp_path_factory.mktemp("planted")
-    variants = ["honest", "twin", "slow", "wrong", "slightly_wrong", "loose", "nan", "unwritten", "elsewhere", "sleeps", "leaks",
-                "clobbers", "out_of_memory", "raises", "refuses", "counts", "miscounts", "int4"]  # fmt: skip
+    faults = "late_garbage late_clobber wears_out out_of_memory raises refuses counts miscounts int4"
+    variants = f"honest twin slow wrong slightly_wrong loose nan unwritten elsewhere sleeps leaks clobbers {faults}".split()
     code, stdout, stderr = run_worker(save(planted_job(variants), out), out)
     assert code == 0, stderr
     return measured(out), stdout, journal.read(out)
@@ -51,8 +51,11 @@ def test_a_slower_variant_is_called_slower_than_the_baseline(planted):
         ("wrong", "incorrect", "worst element"),
         ("slightly_wrong", "incorrect", "relative L2 error"),
         ("nan", "incorrect", "NaN"),
-        ("unwritten", "incorrect", "NaN"),
+        ("unwritten", "incorrect", ""),
         ("clobbers", "incorrect", "changed its inputs"),
+        ("late_garbage", "error", "shape"),
+        ("late_clobber", "incorrect", "changed its inputs"),
+        ("wears_out", "incorrect", "after the timing"),
         ("miscounts", "incorrect", "counted elements is 8192, expected 4096"),
         ("elsewhere", "error", "ran on meta, not on cpu"),
         ("out_of_memory", "oom", ""),
@@ -96,7 +99,7 @@ def test_by_hand_the_worker_says_what_it_measured(planted):
 def test_the_journal_ends_with_the_counts(planted):
     last = planted[2][-1]
     assert last["event"] == "job_finished"
-    assert (last["status"], last["counts"]["incorrect"]) == ("complete", 6)
+    assert (last["status"], last["counts"]["incorrect"]) == ("complete", 8)
 
 
 def gpu(**changes):
@@ -184,6 +187,37 @@ def test_another_job_in_the_same_folder_is_refused(tmp_path):
     assert code == 2
     assert "another job" in stderr
     assert stderr.count("\n") == 1
+
+
+def test_a_job_made_with_other_code_is_refused(tmp_path):
+    code, _, stderr = run_worker(save(planted_job(["honest"], code="0" * 64), tmp_path), tmp_path)
+    assert code == 2
+    assert "the code here is not that of the job" in stderr
+
+
+def test_a_reference_that_fails_is_no_variants_fault(tmp_path):
+    job = planted_job(["honest"], params={"reference": "fails"})
+    run_worker(save(job, tmp_path), tmp_path)
+    assert measured(tmp_path)["honest"]["status"] == "error"
+    assert "no inputs or reference (oom)" in measured(tmp_path)["honest"]["reason"]
+
+
+def test_a_search_ends_a_hanging_look(tmp_path):
+    job = planted_job(
+        ["hangs"], cases=[], mode="search", baseline=None, measure=dataclasses.replace(QUICK, variant_timeout_s=2.0)
+    )
+    code, _, _ = run_worker(save(job, tmp_path), tmp_path)
+    assert code == 0
+    assert measured(tmp_path)["hangs"]["status"] == "timeout"
+
+
+def test_what_a_workload_prints_and_starts_disturbs_nobody(tmp_path):
+    path = save(planted_job(["noisy_neighbour"]), tmp_path)
+    process = start_worker(path, tmp_path, "--progress")
+    messages = [json.loads(line) for line in process.stdout]
+    assert process.wait(60) == 0
+    assert {key for message in messages for key in message} == {"ready", "import_s", "progress", "journal"}
+    assert all(isinstance(message.get("progress", {}), dict) for message in messages)
 
 
 @pytest.mark.parametrize("module", ["no.such.module", "missing.py", "json"])

@@ -41,6 +41,7 @@ class Worker:
         Raises RequestError when the folder can't be written.
         """
         self.folder = folder
+        self._unwritten = ""  # why the journal lacks its last word, when the worker could still say so
         self._follower = journal.Follower(folder)  # from the beginning: a continued run is shown and recorded whole
         source = str(Path(runner.__file__).parent.parent)
         path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
@@ -105,6 +106,8 @@ class Worker:
             message = _parse(line)
             if "journal" in message:
                 self._deliver(sinks)
+            elif "unwritten" in message:
+                self._unwritten = str(message["unwritten"])
             elif "progress" in message:
                 for sink in sinks:
                     sink.progress(message["progress"])
@@ -118,6 +121,8 @@ class Worker:
     def _outcome(self, interrupted: bool) -> Outcome:
         code = self._process.returncode
         last_words = self._last_words()
+        if interrupted or code == EXIT_INTERRUPTED:
+            return Outcome("interrupted", f"interrupted; the same command with run_dir={self.folder} continues it")
         if code == EXIT_REQUEST:
             raise RequestError(last_words.removeprefix("error: ") or "the worker refused the job")
         events = journal.read(self.folder)
@@ -126,11 +131,9 @@ class Worker:
                 f"the worker ended before its first word (exit code {code}): {last_words or 'see ' + str(self.folder / LOG)}"
             )
         status, reason = journal.final_status(events)
-        if interrupted or code == EXIT_INTERRUPTED:
-            return Outcome("interrupted", "interrupted; the same command with run_dir=" + str(self.folder) + " continues it")
         if code < 0 and status != "complete":
             return Outcome("partial", f"the worker was killed by {signal.Signals(-code).name}; what it measured is kept")
-        return Outcome(status, reason)
+        return Outcome(status, self._unwritten or reason)
 
     def _last_words(self) -> str:
         """Return the last line of the worker's log."""

@@ -42,7 +42,9 @@ def record(folder: Path, uri: str | None = None, experiment: str | None = None) 
         where = _where(folder, state, uri, experiment or results.workload)
         check(where)
         upload = Upload(folder, where)
-        status, reason = (state.status, state.reason) if state and state.status else final_status(events)
+        status, reason = final_status(events)
+        if status != "complete" and state and state.status:
+            status, reason = state.status, state.reason  # the launcher knows more of an end that was not the worker's own
         try:
             known = upload.is_done(status, events)
             if not known:

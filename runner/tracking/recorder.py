@@ -63,7 +63,10 @@ class Recorder:
     def finish(self, status: str, reason: str) -> None:
         """Send the rest and end the run; returns as soon as that is done, or nothing has moved for some 25 s."""
         self._upload.state.status, self._upload.state.reason = status, reason
-        self._upload.save()
+        try:
+            self._upload.save()
+        except OSError as error:  # a full disk; the recording thread still tries to close the run
+            self.problem = f"can't write {self.folder}: {error.strerror}"
         self._end = (status, reason)
         self._moved = time.monotonic()
         self._over.set()
@@ -101,7 +104,7 @@ class Recorder:
                 self.problem = scrub(str(error).partition("\n")[0] or type(error).__name__, self.where.uri)[:300]
                 self._upload.reconnect()
                 if failures == 1 and not over:
-                    self._tell(f"MLflow: {self.problem}; the run goes on, the journal is complete, trying again")
+                    self._tell(f"MLflow: {self.problem}; the run goes on, trying again")
             self._moved = time.monotonic()
             if over:
                 return

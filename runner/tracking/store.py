@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from runner.errors import RequestError, one_line
+from runner.masking import mask
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -82,16 +83,6 @@ def place(uri: str | None, experiment: str, artifact_location: str | None, out: 
     if artifact_location is None and (file := found.database_file):
         return Place(uri, experiment, (file.parent / "mlartifacts").as_uri())
     return found
-
-
-def mask(uri: str) -> str:
-    """Return a URI without its secrets.
-
-    >>> mask("postgresql://me:secret@host/db?password=x")
-    'postgresql://***@host/db?password=***'
-    """
-    masked = re.sub(r"^([a-z][a-z0-9+.\-]*://)[^/?#]*@", r"\1***@", uri, flags=re.IGNORECASE)
-    return re.sub(rf"([?&][^=&]*{SECRET}=)[^&#]*", r"\1***", masked, flags=re.IGNORECASE)
 
 
 def scrub(text: str, uri: str) -> str:

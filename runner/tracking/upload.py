@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from runner.errors import RequestError
-from runner.journal import Event
+from runner.journal import Event, measurements
 from runner.tracking.content import MAX_TAG, Point, Steps, params, points, tags, timestamp
 from runner.tracking.store import Place, connect
 
@@ -228,9 +228,8 @@ class Upload:
         from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
         counts: dict[str, int] = {}
-        for event in events:
-            if event["event"] == "measurement":
-                counts[event["status"]] = counts.get(event["status"], 0) + 1
+        for event in measurements(events):
+            counts[event["status"]] = counts.get(event["status"], 0) + 1
         found = {"status": status, "reason": reason} | {f"measurements.{key}": str(value) for key, value in counts.items()}
         report = self.folder / "report.md"
         if report.is_file():

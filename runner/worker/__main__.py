@@ -1,6 +1,7 @@
 """`python -m runner.worker JOB.json --out DIR`: the whole data plane, runnable by hand on any machine with torch."""
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -25,6 +26,7 @@ def main() -> int:
     parser.add_argument("--wait", action="store_true", help="import, then wait for a line on stdin; end when stdin closes")
     parser.add_argument("--restarts", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--go", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--channel", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -32,12 +34,13 @@ def main() -> int:
         from runner.worker.progress import Progress  # imports torch only below, after the job is known to be good
         from runner.worker.run import Run
 
-        progress = Progress(arguments.progress)
+        channel = _channel(arguments.channel) if arguments.progress else None
+        progress = Progress(channel)
         import_s = time.perf_counter() - STARTED
         progress.ready(import_s)
         if arguments.wait:
             _await_launcher(arguments.go)
-        restart = _restarter(arguments.restarts)
+        restart = _restarter(arguments.restarts, channel)
         run = Run(job, arguments.job.parent, arguments.out, progress, arguments.restarts, import_s, restart)
     except RequestError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -63,15 +66,33 @@ def _interrupt(number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _restarter(restarts: int) -> Callable[[], NoReturn]:
+def _channel(inherited: int | None) -> int:
+    """Return stdout as a descriptor that children don't inherit, and send what anybody prints to stderr, which is logged."""
+    if inherited is not None:
+        os.set_inheritable(inherited, False)
+        return inherited
+    channel = os.dup(1)
+    os.dup2(2, 1)
+    return channel
+
+
+def _restarter(restarts: int, channel: int | None) -> Callable[[], NoReturn]:
     """Return what replaces this process by a fresh one that continues the same journal."""
 
     def restart() -> NoReturn:
-        arguments = [one for one in sys.argv[1:] if one != "--go" and not one.startswith("--restarts=")]
-        os.execv(sys.executable, [sys.executable, "-m", "runner.worker", *arguments, "--go", f"--restarts={restarts + 1}"])
+        arguments = [one for one in sys.argv[1:] if one != "--go" and not one.startswith(("--restarts=", "--channel="))]
+        arguments += ["--go", f"--restarts={restarts + 1}"]
+        if channel is not None:
+            os.set_inheritable(channel, True)
+            arguments.append(f"--channel={channel}")
+        os.execv(sys.executable, [sys.executable, "-m", "runner.worker", *arguments])
 
     return restart
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # taking torch apart would take a second, and everything is written

@@ -57,6 +57,10 @@ def parse_dot(text: str) -> list[str]:
 
 
 class _Operators(TorchDispatchMode):
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # True, the default, imports torch._dynamo at the first call: 1.7 s
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # torch leaves it untyped
         self.names: list[str] = []

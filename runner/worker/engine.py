@@ -1,7 +1,9 @@
 """Measures one case: every variant gated against the reference, then timed side by side. Knows nothing about any workload."""
 
 import hashlib
+import uuid
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
@@ -24,15 +26,21 @@ LAUNCH_BOUND = 1.5
 CONTROL = " again"
 Result = TypeVar("Result")
 P = ParamSpec("P")
+Truth = tuple[Inputs, Tensor]
 Progress = Callable[..., None]
 
 
 class CudaBroken(Exception):
-    """CUDA is left in an error; only a new process can go on. `outcomes` are the measurements that can be written."""
+    """CUDA is left in an error; only a new process can go on.
 
-    def __init__(self, outcomes: list[dict[str, Any]]) -> None:
+    `outcomes` are the measurements that can be written. Without a `culprit` among them, the error came up while several
+    variants took turns: the next process measures each of them alone.
+    """
+
+    def __init__(self, outcomes: list[dict[str, Any]], culprit: bool) -> None:
         super().__init__("CUDA is left in an error")
         self.outcomes = outcomes
+        self.culprit = culprit
 
 
 @dataclass
@@ -67,6 +75,7 @@ class Engine:
         description = device.describe()
         self._max_clock_mhz: float | None = description["max_sm_clock_mhz"]
         self._outcomes: dict[str, dict[str, Any]] = {}
+        self._round = ""
         self.case = Case({}, "")
 
     @property
@@ -81,18 +90,23 @@ class Engine:
         """
         self.case = case
         self._outcomes = {}
+        self._round = uuid.uuid4().hex
+        truth = self._truth(variants)
+        ready = self._prepare(variants, truth) if truth else {}
         with Telemetry(self._cuda.uuid if self._cuda else None) as telemetry:
-            ready = self._prepare(variants)
             for timing in self.timings if ready else []:
                 self._time(timing, ready, telemetry)
-            for name, one in ready.items():
-                one.energy_mj = self._attempt(name, self._energy, one, telemetry)
+        for name, one in ready.items():
+            one.energy_mj = self._attempt(name, self._energy, one, telemetry)
+            self._attempt(name, self._gate_again, name, one, truth[1] if truth else None)
         summary = telemetry.summary()
         baseline = ready.get(self.job.baseline or "")
         for name, one in ready.items():
             if name not in self._outcomes:
-                self._outcomes[name] = self._measurement(name, one, baseline, summary)
+                record = self._attempt(name, self._measurement, name, one, baseline, summary)
+                self._outcomes[name] = record or self._outcomes[name]
         ready.clear()
+        del truth
         self.device.release()
         return [self._outcomes[name] for name in variants]
 
@@ -103,6 +117,7 @@ class Engine:
             "case": self.case.axes,
             "x": self.case.x,
             "variant": variant,
+            "round": self._round,
             "dtype": declared.dtype,
             "status": status,
             "reason": reason,
@@ -118,30 +133,42 @@ class Engine:
                 result = action(*arguments, **options)
                 self.device.synchronize()
                 return result
-        except Exception as error:  # one variant's failure is that variant's status, whatever it raises
+        except (Exception, SystemExit) as error:  # one variant's failure is that variant's status, whatever it raises
             self._fail(name, error)
             return None
 
-    def _fail(self, name: str, error: Exception) -> None:
+    def _fail(self, name: str, error: BaseException) -> None:
         self._outcomes[name] = self.describe(name, *failures.classify(error))
         error.__traceback__ = None  # its frames hold this variant's tensors
         if failures.cuda_is_broken():
-            raise CudaBroken(list(self._outcomes.values()))
+            raise CudaBroken(list(self._outcomes.values()), culprit=True)
         self.device.release()
 
-    def _prepare(self, variants: list[str]) -> dict[str, Ready]:
-        """Build the inputs and the reference; return the variants that pass the gate, profiled."""
+    def _truth(self, variants: list[str]) -> Truth | None:
+        """Return the inputs and the reference; None when there are none, which is no variant's fault but every one's `error`."""
         try:
-            inputs = self.workload.inputs(self.case.axes, self.context())
-            reference = self.workload.reference(*inputs).to(torch.float64)
-        except Exception as error:  # without inputs or truth nothing can be measured: every variant says why
+            with self._watchdog.guard(lambda: variants[0], self.policy.variant_timeout_s):
+                inputs = self.workload.inputs(self.case.axes, self.context())
+                reference = self.workload.reference(*inputs).to(torch.float64)
+                if not torch.isfinite(reference).all():
+                    raise ValueError("the reference is not finite")
+                return inputs, reference
+        except (Exception, SystemExit) as error:
+            status, reason = failures.classify(error)
             for name in variants:
-                self._fail(name, error)
-            return {}
+                self._outcomes[name] = self.describe(name, "error", f"no inputs or reference ({status}): {reason}")
+            if failures.cuda_is_broken():
+                raise CudaBroken(list(self._outcomes.values()), culprit=True) from error
+            error.__traceback__ = None
+            self.device.release()
+            return None
+
+    def _prepare(self, variants: list[str], truth: Truth) -> dict[str, Ready]:
+        """Return the variants that pass the gate, profiled."""
         ready = {}
         for name in variants:
             self._progress("gate", variants=[name])
-            one = self._attempt(name, self._gate, name, inputs, reference)
+            one = self._attempt(name, self._gate, name, *truth)
             if one is not None:
                 ready[name] = one
         return ready
@@ -166,19 +193,31 @@ class Engine:
             return None
         result = gate.check(variant.finish(output, prepared), reference, variant, self.policy.gate)
         failure = result.failure
+        counted, counter_failure = self._counters(variant, output, prepared)
+        failure = failure or counter_failure
+        del output
+        call = lambda: variant.run(*prepared)  # noqa: E731 - a name for the profiler's argument
+        ran, profile = None, None
+        if failure is None:
+            ran = backend.kernels(call, self.device)
+            profile = calls.profile(call, self.device, self.policy.warmup, first_ms)
         for kept, used in zip(before, tensors(inputs), strict=True):
             if not torch.equal(kept, used):
                 failure = "it changed its inputs"
                 used.copy_(kept)  # the next variant gets what it should
-        counted, counter_failure = self._counters(variant, output, prepared)
-        failure = failure or counter_failure
-        if failure:
+        if failure or profile is None:
             self._outcomes[name] = self.describe(name, "incorrect", failure) | {"gate": result.as_dict(), "counters": counted}
             return None
-        del output, before
-        call = lambda: variant.run(*prepared)  # noqa: E731 - a name for the profiler's argument
-        ran = backend.kernels(call, self.device)
-        return Ready(variant, prepared, result, counted, ran, calls.profile(call, self.device, self.policy.warmup, first_ms))
+        return Ready(variant, prepared, result, counted, ran, profile)
+
+    def _gate_again(self, name: str, one: Ready, reference: Tensor | None) -> None:
+        """Hold what the variant computes after all the timing against the reference: right once is not right."""
+        assert reference is not None  # nothing is ready without one
+        nbytes = sum(tensor.nbytes for tensor in tensors(one.call()))
+        gate.poison(self.device.torch_device, nbytes)
+        failure = gate.check(one.variant.finish(one.call(), one.prepared), reference, one.variant, self.policy.gate).failure
+        if failure:
+            self._outcomes[name] = self.describe(name, "incorrect", f"after the timing: {failure}")
 
     def _counters(self, variant: Variant, output: Any, prepared: Inputs) -> tuple[dict[str, int] | None, str | None]:
         """Return what the variant counted and why that is wrong (None: equal to the closed form)."""
@@ -210,10 +249,11 @@ class Engine:
             with self._watchdog.guard(lambda: turn.name.removesuffix(CONTROL), limit_s):
                 scale = 1.0 if primary else SECONDARY_TIME
                 found = sampling.collect(samplers, self.policy, self.device.synchronize, telemetry, report, turn, scale)
-        except RuntimeError as error:  # an asynchronous CUDA error surfaces here and can't be laid on one variant
-            for name in samplers.keys() - {baseline + CONTROL}:
+        except RuntimeError as error:  # an asynchronous CUDA error surfaces here
+            alone = len(samplers.keys() - {baseline + CONTROL}) == 1
+            for name in samplers if alone else ():
                 self._fail(name, error)
-            return
+            raise CudaBroken(list(self._outcomes.values()), culprit=alone) from error
         control = found.pop(baseline + CONTROL, None)
         for name, collected in found.items():
             if collected.error is not None:
@@ -238,6 +278,10 @@ class Engine:
         except RuntimeError:  # it synchronizes or allocates in ways a graph can't hold; the events say so by their name
             torch.cuda.synchronize()
             return timers.WarmEvents(one.call, self._events, profile.host_ms, clock, inner)
+
+    def guard(self, variant: str) -> AbstractContextManager[None]:
+        """Give a block the time that a variant may take; after that, the process is replaced."""
+        return self._watchdog.guard(lambda: variant, self.policy.variant_timeout_s)
 
     def quick_sampler(self, call: timers.Call) -> timers.Sampler:
         """Return the primary clock for a call that was not profiled: for a search, whose looks are not reported."""
@@ -269,12 +313,17 @@ class Engine:
         work = self.workload.work(self.case.axes, self.job.params, one.variant.dtype)
         found = rates(work, summary.median_ms, one.variant.dtype, self.job.gpu)
         record = self.describe(name, "ok", None) | {"work": {"ops": work.ops, "bytes": work.bytes}, "gate": one.gate.as_dict()}
-        cannot_be = self._impossible(found, work, primary)
-        if cannot_be:
-            return record | {"status": "error", "reason": cannot_be}
+        for collected in (main, *(one.collected[timing] for timing in self.timings if timing in one.collected)):
+            cannot_be = self._impossible(one, work, collected)
+            if cannot_be:
+                return record | {"status": "error", "reason": cannot_be}
         if not main.precise:
             reached = f"the median is known to {summary.precision:.1%} after {summary.n} samples"
+            if summary.n < stats.enough(self.policy.confidence):
+                reached = f"only {summary.n} samples fit into the time"
             record |= {"status": "noisy", "reason": f"{reached}, asked for {self.policy.target:.1%}"}
+        elif len(main.clean_ms) < stats.enough(self.policy.confidence):
+            record |= {"status": "noisy", "reason": "all its samples were throttled"}
         warnings = list(one.profile.warnings)
         if telemetry and "SwPowerCap" in telemetry["throttle_reasons"]:
             clock = telemetry["sm_clock_mhz"]["median"]
@@ -315,21 +364,27 @@ class Engine:
     def _summary(self, collected: Collected) -> stats.Summary:
         return stats.summarize(collected.basis_ms(self.policy.min_samples), self.policy.confidence)
 
-    def _impossible(self, found: Any, work: Work, primary: str) -> str | None:
+    def _impossible(self, one: Ready, work: Work, collected: Collected) -> str | None:
         l2_bytes = self._cuda.l2_bytes if self._cuda else 0
-        return impossible(found, work, self.job.gpu, self._max_clock_mhz, l2_bytes, cold=primary == "cold")
+        found = rates(work, self._summary(collected).median_ms, one.variant.dtype, self.job.gpu)
+        return impossible(found, work, one.variant.dtype, self.job.gpu, self._max_clock_mhz, l2_bytes)
 
     def _speedup(self, name: str, main: Collected, baseline: Ready | None, primary: str) -> dict[str, Any] | None:
         if baseline is None or name == self.job.baseline or primary not in baseline.collected:
             return None
-        return {"baseline": self.job.baseline, **self._compare(baseline.collected[primary], main)}
+        compared = self._compare(baseline.collected[primary], main)
+        return compared and {"baseline": self.job.baseline, **compared}
 
     def _control(self, one: Ready, main: Collected) -> dict[str, Any] | None:
         again = one.collected.get(CONTROL)
         return self._compare(main, again) if again is not None else None
 
-    def _compare(self, baseline: Collected, candidate: Collected) -> dict[str, Any]:
-        interval = stats.speedup_interval(baseline.samples_ms, candidate.samples_ms, self.policy.confidence)
+    def _compare(self, baseline: Collected, candidate: Collected) -> dict[str, Any] | None:
+        """Return ratio, interval and verdict; None when there were too few rounds."""
+        throttled = {*baseline.throttled, *candidate.throttled}
+        interval = stats.speedup_interval(baseline.samples_ms, candidate.samples_ms, self.policy.confidence, throttled)
+        if interval is None:
+            return None
         return {
             "ratio": interval.value,
             "ci_low": interval.low,

@@ -10,6 +10,8 @@ from torch import Tensor
 from runner import spec
 from runner.worker.workload import Variant
 
+MAX_POISONED, POISON_BYTES = 32, 2**26
+
 
 @dataclass(frozen=True)
 class GateResult:
@@ -43,6 +45,10 @@ def check(output: Tensor, reference: Tensor, variant: Variant, bounds: spec.Gate
     """
     if output.shape != reference.shape:
         raise ValueError(f"the output has shape {tuple(output.shape)}, the reference {tuple(reference.shape)}")
+    if output.is_complex() and not reference.is_complex():
+        raise ValueError("the output is complex, the reference is not")
+    if not reference.numel():
+        raise ValueError("there is nothing to compare: the reference is empty")
     bound = variant.rel_l2 if variant.rel_l2 is not None else bounds.rel_l2.get(variant.dtype)
     if bound is None:
         raise ValueError(f"no error bound for dtype {variant.dtype}; add measure.gate.rel_l2.{variant.dtype}")
@@ -56,5 +62,10 @@ def check(output: Tensor, reference: Tensor, variant: Variant, bounds: spec.Gate
 
 
 def poison(device: torch.device, nbytes: int) -> None:
-    """Fill a freed block with NaN, so that an output the variant allocates but doesn't write shows up as NaN."""
-    torch.full((max(nbytes // 4, 1),), math.nan, device=device)
+    """Fill freed blocks of `nbytes` with 0xFF (NaN in every float format), so that output which is not written shows up.
+
+    Several blocks where they are small: which of them an allocator hands out next is its business.
+    """
+    count = max(1, min(MAX_POISONED, POISON_BYTES // max(nbytes, 1)))
+    blocks = [torch.full((max(nbytes, 1),), 0xFF, dtype=torch.uint8, device=device) for _ in range(count)]
+    del blocks

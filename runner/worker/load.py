@@ -5,6 +5,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from runner import code
 from runner.errors import RequestError, nearest
 from runner.job import Job
 from runner.worker.workload import Workload
@@ -13,9 +14,15 @@ from runner.worker.workload import Workload
 def workload(job: Job, folder: Path) -> Workload:
     """Import the job's module and return its WORKLOAD; `folder` is where the job file lies.
 
-    Raises RequestError when the module is missing or declares something else, or lacks a variant of the job.
+    Raises RequestError when the module is missing or declares something else, lacks a variant of the job, or when the code
+    here is not the code that the job was made with: one curve would come from two programs.
     """
     name = job.module
+    here = code.digest(name, code.locate(name, [folder]))
+    if here != job.code:
+        raise RequestError(
+            f"the code here is not what the job was made with ({job.code[:12]}); write the job anew, in a new folder"
+        )
     try:
         if name.endswith(".py"):
             path = folder / Path(name).name

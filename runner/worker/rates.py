@@ -40,22 +40,22 @@ def rates(work: Work, time_ms: float, dtype: str, gpu: GpuSpec | None) -> Rates:
 
 
 def impossible(
-    found: Rates, work: Work, gpu: GpuSpec | None, max_clock_mhz: float | None, l2_bytes: int, cold: bool
+    found: Rates, work: Work, dtype: str, gpu: GpuSpec | None, max_clock_mhz: float | None, l2_bytes: int
 ) -> str | None:
     """Say why a throughput can't be true, None when it can.
 
     Datasheet peaks hold at the datasheet's boost clock; boards may clock higher, so the limit scales with the highest clock
-    the driver reports. Bandwidth is only held against device memory when the time is cold and the data is several times the L2.
+    the driver reports. Bandwidth is only held against device memory when the data is several times the L2.
     """
     if gpu is None:
         return None
-    clock = max(1.0, (max_clock_mhz or 0) / gpu.boost_clock_mhz)
+    clock = max(1.0, (max_clock_mhz or 0) / gpu.peak_clock_mhz.get(dtype, gpu.boost_clock_mhz))
     if found.peak_tflops and found.tflops > found.peak_tflops * clock:
         return (
             f"{found.tflops:.3g} TFLOPS is {found.tflops / found.peak_tflops / clock:.0%} of the most this GPU can do:"
             " work was skipped, miscounted, or the datasheet is another GPU's"
         )
-    if cold and work.bytes > 4 * l2_bytes and found.pct_of_bandwidth and found.pct_of_bandwidth > 100:
+    if work.bytes > 4 * l2_bytes and found.pct_of_bandwidth and found.pct_of_bandwidth > 100:
         return (
             f"{found.bandwidth_gbps:.4g} GB/s is {found.pct_of_bandwidth:.0f}% of the memory bandwidth:"
             " bytes were skipped, miscounted, or the datasheet is another GPU's"

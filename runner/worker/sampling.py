@@ -1,5 +1,6 @@
 """Taking samples side by side: variants in turn (A B, B A, ...), each until its median is precise or its time is up."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -39,7 +40,7 @@ class Collected:
     samples_ms: list[float] = field(default_factory=list)
     throttled: list[int] = field(default_factory=list)
     precise: bool = False
-    error: Exception | None = None
+    error: BaseException | None = None
 
     @property
     def clean_ms(self) -> list[float]:
@@ -105,7 +106,9 @@ def collect(
 def _precision(collected: Collected, policy: MeasurePolicy) -> float:
     """Relative half-width of the interval; a handful of samples has none yet."""
     samples = collected.basis_ms(policy.min_samples)
-    return stats.median_interval(samples, policy.confidence).relative_half_width if len(samples) >= 6 else float("inf")
+    if len(samples) < stats.enough(policy.confidence):
+        return math.inf
+    return stats.median_interval(samples, policy.confidence).relative_half_width
 
 
 def _batch(
@@ -124,7 +127,7 @@ def _batch(
                 turn.name = name
                 try:
                     pending.append((name, samplers[name].take()))
-                except Exception as error:  # one variant's failure is that variant's status, whatever it raises
+                except (Exception, SystemExit) as error:  # one variant's failure is that variant's status, whatever it raises
                     found[name].error = error
     synchronize()
     for name, read in pending:

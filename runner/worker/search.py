@@ -16,7 +16,7 @@ import torch
 from runner.job import Job
 from runner.spec import Case
 from runner.worker import failures
-from runner.worker.engine import Engine
+from runner.worker.engine import CudaBroken, Engine
 from runner.worker.workload import Variant
 
 LOOK_SAMPLES = 7
@@ -50,7 +50,9 @@ def finalists(engine: Engine, job: Job, variant: str, budget_s: float) -> tuple[
     start = time.perf_counter()
     for axes in workload.candidates(job.params, generator, best):
         yardstick = yardstick or [axes]
-        tflops = _look(engine, workload.variants[variant], axes)
+        engine.case = Case(axes, "n")
+        with engine.guard(variant):
+            tflops = _look(engine, workload.variants[variant], axes)
         tried += 1
         if tflops is not None:
             looks = sorted([*looks, Look(axes, tflops)], key=lambda look: look.tflops, reverse=True)[:KEPT]
@@ -83,10 +85,10 @@ def _look(engine: Engine, variant: Variant, axes: dict[str, Any], samples: int =
         sampler = engine.quick_sampler(lambda: variant.run(*prepared))
         pending = [sampler.take() for _ in range(samples)]
         engine.device.synchronize()
-    except Exception as error:  # a shape that doesn't fit is no candidate, whatever it raises
+    except (Exception, SystemExit) as error:  # a shape that doesn't fit is no candidate, whatever it raises
         error.__traceback__ = None
         if failures.cuda_is_broken():
-            raise
+            raise CudaBroken([], culprit=True) from error
         engine.device.release()
         return None
     return engine.workload.work(axes, engine.job.params, variant.dtype).ops / median(read() for read in pending) / 1e9
