@@ -23,8 +23,14 @@ def device(**changes: Any) -> dict[str, Any]:
     return good | changes
 
 
+@pytest.mark.parametrize("setting", ["GPU-", "x", "MIG-1234"])
+def test_a_visible_device_that_is_not_here_is_named(setting: str) -> None:
+    with pytest.raises(RequestError, match=f"CUDA_VISIBLE_DEVICES={setting}"):
+        visible(TWO, setting)
+
+
 @pytest.mark.parametrize(("setting", "left"), [
-    (None, [0, 1]), ("1", [1]), ("1,0", [1, 0]), ("", []), ("-1", []), ("GPU-b", [1]), ("0,7,1", [0]), ("GPU-", []), ("x", []),
+    (None, [0, 1]), ("1", [1]), ("1,0", [1, 0]), ("", []), ("-1", []), ("GPU-b", [1]), ("0,7,1", [0]),
 ])  # fmt: skip
 def test_cuda_visible_devices_is_honoured(setting: str | None, left: list[int]) -> None:
     assert [gpu.index for gpu in visible(TWO, setting)] == left

@@ -20,9 +20,7 @@ def workload(job: Job, folder: Path) -> Workload:
     name = job.module
     here = code.digest(name, code.locate(name, [folder]))
     if here != job.code:
-        raise RequestError(
-            f"the code here is not what the job was made with ({job.code[:12]}); write the job anew, in a new folder"
-        )
+        raise RequestError(f"the code here is not that of the job ({job.code[:12]}); write the job anew, for a new folder")
     try:
         if name.endswith(".py"):
             path = folder / Path(name).name
