@@ -335,7 +335,7 @@ def check_tracking_uri(uri: str) -> None:
 
     Raises RequestError for another kind.
     """
-    kinds = "http://HOST:PORT, https://HOST, sqlite:///FILE.db or postgresql://USER@HOST/DB (mysql, mssql)"
+    kinds = "http://HOST:PORT, https://HOST, sqlite:///FILE.db or postgresql://HOST/DB (mysql, mssql)"
     wrong = RequestError(f"tracking.uri={mask(uri)}: a tracking URI of a wrong kind; expected {kinds}")
     try:
         parts = urlsplit(uri)

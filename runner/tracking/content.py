@@ -12,11 +12,15 @@ from runner.report.table import flat
 
 MAX_NAME, MAX_PARAM, MAX_TAG = 250, 6000, 5000
 
-METRICS = (
-    "latency_ms", "latency_low_ms", "latency_high_ms", "latency_warm_ms", "latency_wall_ms", "throughput_tflops",
-    "bandwidth_gbps", "pct_of_peak", "pct_of_bandwidth", "speedup", "peak_memory_mb", "energy_mj",
+SAME = (
+    "latency_ms", "latency_warm_ms", "latency_wall_ms", "throughput_tflops", "bandwidth_gbps", "pct_of_peak", "pct_of_bandwidth",
+    "speedup", "peak_memory_mb", "energy_mj",
 )  # fmt: skip
-"""The figures of `runner.report.table` that become metrics, named `FIGURE/VARIANT` with further axes behind."""
+METRICS = {name: name for name in SAME} | {"latency_low_ms": "latency_ms_low", "latency_high_ms": "latency_ms_high"}
+"""The figures of `runner.report.table` that become metrics, named `METRIC/VARIANT` with further axes behind.
+
+The bounds of the interval are named so that the UI, which sorts its sections by name, shows them behind the latency.
+"""
 
 
 @dataclass(frozen=True)
@@ -85,9 +89,9 @@ def points(event: Event, steps: Steps) -> Iterator[Point]:
         axes = {axis: value for axis, value in event["case"].items() if axis != event["x"]}
         step = steps.step(str(event["x"]), event["case"].get(event["x"]))
         row = flat(event)
-        for figure in METRICS:
+        for figure, metric in METRICS.items():
             if row[figure] is not None:
-                yield Point(name(figure, str(event["variant"]), axes), float(row[figure]), step, at)
+                yield Point(name(metric, str(event["variant"]), axes), float(row[figure]), step, at)
     elif event["event"] == "search_finished" and event.get("best"):
         for figure, key in (
             ("search_tflops", "tflops"),

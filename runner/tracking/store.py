@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 CHECK_TIMEOUT_S = 3.0
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
-KINDS = "http://HOST:PORT, https://HOST, sqlite:///FILE.db or postgresql://USER@HOST/DB (or mysql, mssql)"
+KINDS = "http://HOST:PORT, https://HOST, sqlite:///FILE.db or postgresql://HOST/DB (or mysql, mssql)"
 SECRET = r"(?:pass|pwd|secret|token|key)[^=&]*"
 """Query parameters whose values are secret."""
 

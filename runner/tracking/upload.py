@@ -208,7 +208,8 @@ class Upload:
         if self.state.parent_run_id:
             own[MLFLOW_PARENT_RUN_ID] = self.state.parent_run_id
         device = (first.get("device") or {}).get("name") or "unknown device"
-        label = f"{first['job']['workload']} {device} {first['time'][:16].replace('T', ' ')}"
+        # The UI cuts names short, and the experiment is named like the workload: what tells runs apart comes first.
+        label = f"{first['time'][5:19].replace('T', ' ')} {device}"
         return client.create_run(experiment_id, timestamp(first), own, label)
 
     def _log_params(self, client: "MlflowClient", job: Mapping[str, Any]) -> None:
