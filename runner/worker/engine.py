@@ -4,26 +4,21 @@ import hashlib
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
-from runner import stats
 from runner.job import SECONDARY_TIME, Job
 from runner.journal import case_key
 from runner.spec import Case
 from runner.worker import backend, calls, failures, gate, sampling, timers
 from runner.worker.device import Cuda, Device
-from runner.worker.rates import impossible, rates
-from runner.worker.sampling import Collected
+from runner.worker.record import CONTROL, Ready, Records
 from runner.worker.telemetry import Telemetry
 from runner.worker.watchdog import Watchdog
-from runner.worker.workload import Context, Inputs, Variant, Work, Workload, tensors
+from runner.worker.workload import Context, Inputs, Variant, Workload, tensors
 
-LAUNCH_BOUND = 1.5
-CONTROL = " again"
 Result = TypeVar("Result")
 P = ParamSpec("P")
 Truth = tuple[Inputs, Tensor]
@@ -43,24 +38,6 @@ class CudaBroken(Exception):
         self.culprit = culprit
 
 
-@dataclass
-class Ready:
-    """A variant that passed its gate on this case and waits to be timed."""
-
-    variant: Variant
-    prepared: Inputs
-    gate: gate.GateResult
-    counters: dict[str, int] | None
-    backend: list[str] | None
-    profile: calls.CallProfile
-    collected: dict[str, Collected] = field(default_factory=dict)
-    energy_mj: float | None = None
-
-    def call(self) -> Any:
-        """Run the variant once."""
-        return self.variant.run(*self.prepared)
-
-
 class Engine:
     """Measures the cases of one job on one device."""
 
@@ -74,6 +51,7 @@ class Engine:
         self._cuda = device if isinstance(device, Cuda) else None
         description = device.describe()
         self._max_clock_mhz: float | None = description["max_sm_clock_mhz"]
+        self._records = Records(job, self.timings, self._max_clock_mhz, self._cuda.l2_bytes if self._cuda else 0)
         self._outcomes: dict[str, dict[str, Any]] = {}
         self._round = ""
         self.case = Case({}, "")
@@ -100,11 +78,11 @@ class Engine:
             one.energy_mj = self._attempt(name, self._energy, one, telemetry)
             self._attempt(name, self._gate_again, name, one, truth[1] if truth else None)
         summary = telemetry.summary()
-        baseline = ready.get(self.job.baseline or "")
+        baseline = None if self.job.baseline in self._outcomes else ready.get(self.job.baseline or "")
         for name, one in ready.items():
-            if name not in self._outcomes:
-                record = self._attempt(name, self._measurement, name, one, baseline, summary)
-                self._outcomes[name] = record or self._outcomes[name]
+            record = self._attempt(name, self._record, name, one, baseline, summary)
+            if record is not None:
+                self._outcomes[name] = record
         ready.clear()
         del truth
         self.device.release()
@@ -305,89 +283,7 @@ class Engine:
     def _energy(self, one: Ready, telemetry: Telemetry) -> float | None:
         return calls.energy_mj_per_call(one.call, self.device, telemetry, one.profile.call_ms, self.policy.energy_window_s)
 
-    def _measurement(self, name: str, one: Ready, baseline: Ready | None, telemetry: dict[str, Any] | None) -> dict[str, Any]:
-        """Return the measurement of a variant whose samples are complete."""
-        primary = self.timings[0]
-        main = one.collected[primary]
-        summary = self._summary(main)
+    def _record(self, name: str, one: Ready, baseline: Ready | None, telemetry: dict[str, Any] | None) -> dict[str, Any]:
         work = self.workload.work(self.case.axes, self.job.params, one.variant.dtype)
-        found = rates(work, summary.median_ms, one.variant.dtype, self.job.gpu)
-        record = self.describe(name, "ok", None) | {"work": {"ops": work.ops, "bytes": work.bytes}, "gate": one.gate.as_dict()}
-        for collected in (main, *(one.collected[timing] for timing in self.timings if timing in one.collected)):
-            cannot_be = self._impossible(one, work, collected)
-            if cannot_be:
-                return record | {"status": "error", "reason": cannot_be}
-        if not main.precise:
-            reached = f"the median is known to {summary.precision:.1%} after {summary.n} samples"
-            if summary.n < stats.enough(self.policy.confidence):
-                reached = f"only {summary.n} samples fit into the time"
-            record |= {"status": "noisy", "reason": f"{reached}, asked for {self.policy.target:.1%}"}
-        elif len(main.clean_ms) < stats.enough(self.policy.confidence):
-            record |= {"status": "noisy", "reason": "all its samples were throttled"}
-        warnings = list(one.profile.warnings)
-        if telemetry and "SwPowerCap" in telemetry["throttle_reasons"]:
-            clock = telemetry["sm_clock_mhz"]["median"]
-            held = f"power limit: it held the clock at {clock:g} of {self._max_clock_mhz:g} MHz"
-            warnings.append(f"{held}, so times depend on what ran just before")
-        if main.throttled:
-            warnings.append(f"throttled: {len(main.throttled)} of {len(main.samples_ms)} samples are marked")
-        also = {timing: collected for timing, collected in one.collected.items() if timing not in (primary, CONTROL)}
-        wall = also.get("wall")
-        return record | {
-            "timing": primary,
-            "timer": main.timer,
-            "samples_ms": [round(sample, 7) for sample in main.samples_ms],
-            "throttled": main.throttled,
-            "statistics": summary.as_dict(),
-            "also": {
-                timing: {
-                    "timer": collected.timer,
-                    "samples_ms": [round(sample, 7) for sample in collected.samples_ms],
-                    "statistics": self._summary(collected).as_dict(),
-                }
-                for timing, collected in also.items()
-            },
-            "speedup": self._speedup(name, main, baseline, primary),
-            "control": self._control(one, main),
-            "launch_bound": self._summary(wall).median_ms > LAUNCH_BOUND * summary.median_ms if wall else None,
-            "counters": one.counters,
-            "backend": one.backend,
-            "rates": found.as_dict(),
-            "peak_memory_bytes": one.profile.peak_memory_bytes,
-            "leak_bytes_per_call": one.profile.leak_bytes_per_call,
-            "energy_mj_per_call": one.energy_mj,
-            "first_call_ms": one.profile.first_call_ms,
-            "telemetry": telemetry,
-            "warnings": warnings,
-        }
-
-    def _summary(self, collected: Collected) -> stats.Summary:
-        return stats.summarize(collected.basis_ms(self.policy.min_samples), self.policy.confidence)
-
-    def _impossible(self, one: Ready, work: Work, collected: Collected) -> str | None:
-        l2_bytes = self._cuda.l2_bytes if self._cuda else 0
-        found = rates(work, self._summary(collected).median_ms, one.variant.dtype, self.job.gpu)
-        return impossible(found, work, one.variant.dtype, self.job.gpu, self._max_clock_mhz, l2_bytes)
-
-    def _speedup(self, name: str, main: Collected, baseline: Ready | None, primary: str) -> dict[str, Any] | None:
-        if baseline is None or name == self.job.baseline or primary not in baseline.collected:
-            return None
-        compared = self._compare(baseline.collected[primary], main)
-        return compared and {"baseline": self.job.baseline, **compared}
-
-    def _control(self, one: Ready, main: Collected) -> dict[str, Any] | None:
-        again = one.collected.get(CONTROL)
-        return self._compare(main, again) if again is not None else None
-
-    def _compare(self, baseline: Collected, candidate: Collected) -> dict[str, Any] | None:
-        """Return ratio, interval and verdict; None when there were too few rounds."""
-        throttled = {*baseline.throttled, *candidate.throttled}
-        interval = stats.speedup_interval(baseline.samples_ms, candidate.samples_ms, self.policy.confidence, throttled)
-        if interval is None:
-            return None
-        return {
-            "ratio": interval.value,
-            "ci_low": interval.low,
-            "ci_high": interval.high,
-            "verdict": stats.verdict(interval, self.policy.same_within),
-        }
+        against = baseline if name != self.job.baseline else None
+        return self.describe(name, "ok", None) | self._records.of(one, work, against, telemetry)
