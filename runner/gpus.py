@@ -103,11 +103,6 @@ def visible(gpus: Sequence[DetectedGpu], setting: str | None) -> list[DetectedGp
     return chosen
 
 
-def matches(spec: GpuSpec, name: str, memory_bytes: int) -> bool:
-    """Say whether a device of this name and total memory is the GPU that `spec` describes."""
-    return spec.is_this(name, memory_bytes)
-
-
 def load_specs(folders: Iterable[Path]) -> dict[str, GpuSpec]:
     """Return the GPUs of the config folders' `gpu/`, by choice; of two with one name the first folder's stands, as in Hydra.
 
@@ -136,7 +131,7 @@ def load_specs(folders: Iterable[Path]) -> dict[str, GpuSpec]:
 
 def identify(gpu: DetectedGpu, specs: Mapping[str, GpuSpec]) -> tuple[str, GpuSpec] | None:
     """Return (choice, datasheet) of a detected GPU, or None when no config describes it."""
-    return next(((choice, spec) for choice, spec in specs.items() if matches(spec, gpu.name, gpu.memory_bytes)), None)
+    return next(((choice, spec) for choice, spec in specs.items() if spec.is_this(gpu.name, gpu.memory_bytes)), None)
 
 
 def compare(spec: GpuSpec, device: Mapping[str, Any]) -> list[Row]:

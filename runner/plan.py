@@ -66,7 +66,7 @@ def target(config: RunConfig, detected: Sequence[DetectedGpu], folders: Sequence
             obstacle = "gpu=local means this machine, which can't be rented; name a GPU with gpu=NAME, or use launch=local"
         return Target("cuda" if here else "cpu", known[1] if known else None, here, obstacle)
     spec = config.gpu
-    here = next((gpu for gpu in detected if gpus.matches(spec, gpu.name, gpu.memory_bytes)), None)
+    here = next((gpu for gpu in detected if spec.is_this(gpu.name, gpu.memory_bytes)), None)
     if here is None and config.workload.any_device and config.launch.mode != "sky" and detected:
         here = detected[0]  # what is here is the question; the worker and the report say that it is another one
     return Target("cuda", spec, here, _obstacle(config, spec, here, detected))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from runner.errors import RequestError
-from runner.gpus import GIB, DetectedGpu, compare, detect, identify, load_specs, matches, parse_smi, visible
+from runner.gpus import GIB, DetectedGpu, compare, detect, identify, load_specs, parse_smi, visible
 from runner.paths import conf_dir
 
 SPECS = load_specs([conf_dir()])
@@ -54,8 +54,8 @@ def test_a_card_is_recognised_by_name_and_memory() -> None:
     found = identify(TWO[0], SPECS)
     assert found is not None
     assert found[0] == "4090"
-    assert not matches(SPECS["4090"], "NVIDIA GeForce RTX 4090", 16 * GIB)
-    assert not matches(SPECS["4090"], "NVIDIA GeForce RTX 4090 Laptop GPU", 24 * GIB)
+    assert not SPECS["4090"].is_this("NVIDIA GeForce RTX 4090", 16 * GIB)
+    assert not SPECS["4090"].is_this("NVIDIA GeForce RTX 4090 Laptop GPU", 24 * GIB)
     assert identify(DetectedGpu(0, "Matrox G200", GIB, "GPU-0"), SPECS) is None
 
 
@@ -63,7 +63,7 @@ def test_a_card_is_recognised_by_name_and_memory() -> None:
 def test_no_two_configs_describe_the_same_card(choice: str) -> None:
     spec = SPECS[choice]
     memory = int(sum(spec.match_memory_gb) / 2 * GIB)
-    assert [name for name, other in SPECS.items() if matches(other, spec.name, memory)] in ([choice], [])
+    assert [name for name, other in SPECS.items() if other.is_this(spec.name, memory)] in ([choice], [])
 
 
 def test_a_user_folder_adds_a_card_and_does_not_replace_one(tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from runner.job import Job
 from runner.spec import Case
 from runner.worker import failures
 from runner.worker.engine import CudaBroken, Engine
-from runner.worker.workload import Variant
 
 LOOK_SAMPLES = 7
 SECOND_LOOK_SAMPLES = 200
@@ -50,21 +49,19 @@ def finalists(engine: Engine, job: Job, variant: str, budget_s: float) -> tuple[
     start = time.perf_counter()
     for axes in workload.candidates(job.params, generator, best):
         yardstick = yardstick or [axes]
-        engine.case = Case(axes, "n")
-        with engine.guard(variant):
-            tflops = _look(engine, workload.variants[variant], axes)
+        tflops = _look(engine, variant, axes)
         tried += 1
         if tflops is not None:
             looks = sorted([*looks, Look(axes, tflops)], key=lambda look: look.tflops, reverse=True)[:KEPT]
             best[:] = [look.axes for look in looks]
         if time.perf_counter() - start > FIRST_LOOKS_SHARE * budget_s:
             break
-    best = _second_looks(engine, workload.variants[variant], best, start + budget_s)
+    best = _second_looks(engine, variant, best, start + budget_s)
     chosen = {repr(sorted(axes.items())): axes for axes in [*yardstick, *best[: job.search.finalists]]}
     return [Case(axes, "n") for axes in chosen.values()], tried, time.perf_counter() - start
 
 
-def _second_looks(engine: Engine, variant: Variant, best: list[dict[str, Any]], end: float) -> list[dict[str, Any]]:
+def _second_looks(engine: Engine, variant: str, best: list[dict[str, Any]], end: float) -> list[dict[str, Any]]:
     """Return the cases ranked by longer looks; those that the time did not suffice for come last, in the order given."""
     ranked: list[Look] = []
     for axes in best:
@@ -78,13 +75,16 @@ def _second_looks(engine: Engine, variant: Variant, best: list[dict[str, Any]], 
     return seen + [axes for axes in best if axes not in seen]
 
 
-def _look(engine: Engine, variant: Variant, axes: dict[str, Any], samples: int = LOOK_SAMPLES) -> float | None:
+def _look(engine: Engine, name: str, axes: dict[str, Any], samples: int = LOOK_SAMPLES) -> float | None:
     """Return the throughput of a few samples of the primary timing, None where the variant can't do the case."""
+    variant = engine.workload.variants[name]
+    engine.case = Case(axes, "n")  # what the watchdog names
     try:
-        prepared = variant.prepare(engine.workload.inputs(axes, engine.context()))
-        sampler = engine.quick_sampler(lambda: variant.run(*prepared))
-        pending = [sampler.take() for _ in range(samples)]
-        engine.device.synchronize()
+        with engine.guard(name):
+            prepared = variant.prepare(engine.workload.inputs(axes, engine.context()))
+            sampler = engine.quick_sampler(lambda: variant.run(*prepared))
+            pending = [sampler.take() for _ in range(samples)]
+            engine.device.synchronize()
     except (Exception, SystemExit) as error:  # a shape that doesn't fit is no candidate, whatever it raises
         error.__traceback__ = None
         if failures.cuda_is_broken():
