@@ -61,11 +61,6 @@ class Worker:
                 f"can't start a worker in {folder}: {error.strerror}; name another folder with run_dir=DIR"
             ) from error
 
-    @property
-    def pid(self) -> int:
-        """The child's process id."""
-        return self._process.pid
-
     def run(self, sinks: Sequence[Sink]) -> Outcome:
         """Give the go, hand every event and progress report to the sinks, and return how the run ended.
 
