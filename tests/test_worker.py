@@ -199,7 +199,7 @@ def test_a_reference_that_fails_is_no_variants_fault(tmp_path):
     job = planted_job(["honest"], params={"reference": "fails"})
     run_worker(save(job, tmp_path), tmp_path)
     assert measured(tmp_path)["honest"]["status"] == "error"
-    assert "no inputs or reference (oom)" in measured(tmp_path)["honest"]["reason"]
+    assert "no inputs (oom)" in measured(tmp_path)["honest"]["reason"]
 
 
 def test_a_search_ends_a_hanging_look(tmp_path):

@@ -1,6 +1,7 @@
 """What really ran: the names of the kernels (GPU) or operators (CPU) behind one call, as evidence of the backend."""
 
 import re
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +22,7 @@ def kernels(call: Call, device: Device) -> list[str] | None:
 
     On a GPU the call is captured into a CUDA graph and the graph's kernel nodes are listed: the profiler would do too, but
     it stays attached to the process and slows later launches. On a CPU, and for what can't be captured, the operators are
-    listed as they are dispatched.
+    listed as they are dispatched; where something was compiled, which a dispatch mode would break, the profiler lists them.
     """
     found: list[str] = []
     try:
@@ -30,8 +31,8 @@ def kernels(call: Call, device: Device) -> list[str] | None:
     except (RuntimeError, OSError):
         torch.cuda.synchronize()
     try:
-        found = found or _dispatched(call)
-    except RuntimeError:  # a compiled call that refuses a dispatch mode
+        found = found or (_profiled(call) if "torch._dynamo" in sys.modules else _dispatched(call))
+    except RuntimeError:  # the call refuses to be watched
         return None
     return list(dict.fromkeys(found))[:KEPT]
 
@@ -74,6 +75,12 @@ class _Operators(TorchDispatchMode):
     ) -> Any:
         self.names.append(str(function))
         return function(*args, **(kwargs or {}))
+
+
+def _profiled(call: Call) -> list[str]:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        call()
+    return [event.name for event in profile.events() if event.cpu_parent is None]
 
 
 def _dispatched(call: Call) -> list[str]:

@@ -21,7 +21,8 @@ from runner.worker.workload import Context, Inputs, Variant, Workload, tensors
 
 Result = TypeVar("Result")
 P = ParamSpec("P")
-Truth = tuple[Inputs, Tensor]
+LONG_MS = 5.0
+"""A call this long whose host is ahead of the device gains nothing from a graph, which would hold its memory a second time."""
 Progress = Callable[..., None]
 
 
@@ -68,15 +69,16 @@ class Engine:
         """
         self.case = case
         self._outcomes = {}
+        self._truths: dict[str, Tensor] = {}
         self._round = uuid.uuid4().hex
-        truth = self._truth(variants)
-        ready = self._prepare(variants, truth) if truth else {}
+        inputs = self._inputs(variants)
+        ready = self._prepare(variants, inputs) if inputs is not None else {}
         with Telemetry(self._cuda.uuid if self._cuda else None) as telemetry:
             for timing in self.timings if ready else []:
                 self._time(timing, ready, telemetry)
         for name, one in ready.items():
             one.energy_mj = self._attempt(name, self._energy, one, telemetry)
-            self._attempt(name, self._gate_again, name, one, truth[1] if truth else None)
+            self._attempt(name, self._gate_again, name, one)
         summary = telemetry.summary()
         baseline = None if self.job.baseline in self._outcomes else ready.get(self.job.baseline or "")
         for name, one in ready.items():
@@ -84,7 +86,8 @@ class Engine:
             if record is not None:
                 self._outcomes[name] = record
         ready.clear()
-        del truth
+        self._truths.clear()
+        del inputs
         self.device.release()
         return [self._outcomes[name] for name in variants]
 
@@ -96,7 +99,7 @@ class Engine:
             "x": self.case.x,
             "variant": variant,
             "round": self._round,
-            "dtype": declared.dtype,
+            "dtype": declared.dtype_of(self.case.axes),
             "status": status,
             "reason": reason,
             "warnings": [],
@@ -122,31 +125,48 @@ class Engine:
             raise CudaBroken(list(self._outcomes.values()), culprit=True)
         self.device.release()
 
-    def _truth(self, variants: list[str]) -> Truth | None:
-        """Return the inputs and the reference; None when there are none, which is no variant's fault but every one's `error`."""
+    def _inputs(self, variants: list[str]) -> Inputs | None:
+        """Return the inputs; None when there are none, which is no variant's fault but every one's `error`."""
         try:
             with self._watchdog.guard(lambda: variants[0], self.policy.variant_timeout_s):
                 inputs = self.workload.inputs(self.case.axes, self.context())
-                reference = self.workload.reference(*inputs).to(torch.float64)
-                if not torch.isfinite(reference).all():
-                    raise ValueError("the reference is not finite")
-                return inputs, reference
+                self.device.synchronize()
+                return inputs
         except (Exception, SystemExit) as error:
-            status, reason = failures.classify(error)
-            for name in variants:
-                self._outcomes[name] = self.describe(name, "error", f"no inputs or reference ({status}): {reason}")
-            if failures.cuda_is_broken():
-                raise CudaBroken(list(self._outcomes.values()), culprit=True) from error
-            error.__traceback__ = None
-            self.device.release()
+            self._no_truth(variants, "inputs", error)
             return None
 
-    def _prepare(self, variants: list[str], truth: Truth) -> dict[str, Ready]:
+    def _truth(self, name: str, inputs: Inputs) -> Tensor | None:
+        """Return the reference of what a variant computes, made once for all that compute the same; None when there is none."""
+        operation = self.workload.variants[name].operation
+        if operation not in self._truths:
+            try:
+                with self._watchdog.guard(lambda: name, self.policy.variant_timeout_s):
+                    reference = self.workload.computed_by(name).reference(*inputs).to(torch.float64)
+                    if not torch.isfinite(reference).all():
+                        raise ValueError("the reference is not finite")
+                    self._truths[operation] = reference
+            except (Exception, SystemExit) as error:
+                self._no_truth([name], "reference", error)
+                return None
+        return self._truths[operation]
+
+    def _no_truth(self, variants: list[str], what: str, error: BaseException) -> None:
+        status, reason = failures.classify(error)
+        for name in variants:
+            self._outcomes[name] = self.describe(name, "error", f"no {what} ({status}): {reason}")
+        if failures.cuda_is_broken():
+            raise CudaBroken(list(self._outcomes.values()), culprit=True) from error
+        error.__traceback__ = None
+        self.device.release()
+
+    def _prepare(self, variants: list[str], inputs: Inputs) -> dict[str, Ready]:
         """Return the variants that pass the gate, profiled."""
         ready = {}
         for name in variants:
             self._progress("gate", variants=[name])
-            one = self._attempt(name, self._gate, name, *truth)
+            reference = self._truth(name, inputs)
+            one = None if reference is None else self._attempt(name, self._gate, name, inputs, reference)
             if one is not None:
                 ready[name] = one
         return ready
@@ -169,9 +189,10 @@ class Engine:
             where = " and ".join(sorted(elsewhere))
             self._outcomes[name] = self.describe(name, "error", f"it ran on {where}, not on {self.device.torch_device}")
             return None
-        result = gate.check(variant.finish(output, prepared), reference, variant, self.policy.gate)
+        bound = self._bound(variant)
+        result = gate.check(variant.finish(output, prepared), reference, bound, self.policy.gate)
         failure = result.failure
-        counted, counter_failure = self._counters(variant, output, prepared)
+        counted, counter_failure = self._counters(name, output, prepared)
         failure = failure or counter_failure
         del output
         call = lambda: variant.run(*prepared)  # noqa: E731 - a name for the profiler's argument
@@ -186,23 +207,34 @@ class Engine:
         if failure or profile is None:
             self._outcomes[name] = self.describe(name, "incorrect", failure) | {"gate": result.as_dict(), "counters": counted}
             return None
-        return Ready(variant, prepared, result, counted, ran, profile)
+        return Ready(variant, variant.dtype_of(self.case.axes), prepared, result, counted, ran, profile)
 
-    def _gate_again(self, name: str, one: Ready, reference: Tensor | None) -> None:
+    def _bound(self, variant: Variant) -> float:
+        """Return the relative L2 error that the variant may have; raises ValueError when nothing says."""
+        dtype = variant.dtype_of(self.case.axes)
+        own = variant.rel_l2(self.case.axes) if callable(variant.rel_l2) else variant.rel_l2
+        bound = own if own is not None else self.policy.gate.rel_l2.get(dtype)
+        if bound is None:
+            raise ValueError(f"no error bound for dtype {dtype}; add measure.gate.rel_l2.{dtype}")
+        return bound
+
+    def _gate_again(self, name: str, one: Ready) -> None:
         """Hold what the variant computes after all the timing against the reference: right once is not right."""
-        assert reference is not None  # nothing is ready without one
+        reference = self._truths[one.variant.operation]
         nbytes = sum(tensor.nbytes for tensor in tensors(one.call()))
         gate.poison(self.device.torch_device, nbytes)
-        failure = gate.check(one.variant.finish(one.call(), one.prepared), reference, one.variant, self.policy.gate).failure
+        finished = one.variant.finish(one.call(), one.prepared)
+        failure = gate.check(finished, reference, self._bound(one.variant), self.policy.gate).failure
         if failure:
             self._outcomes[name] = self.describe(name, "incorrect", f"after the timing: {failure}")
 
-    def _counters(self, variant: Variant, output: Any, prepared: Inputs) -> tuple[dict[str, int] | None, str | None]:
+    def _counters(self, name: str, output: Any, prepared: Inputs) -> tuple[dict[str, int] | None, str | None]:
         """Return what the variant counted and why that is wrong (None: equal to the closed form)."""
-        if variant.counters is None or self.workload.counters is None:
+        variant, closed_form = self.workload.variants[name], self.workload.computed_by(name).counters
+        if variant.counters is None or closed_form is None:
             return None, None
         counted = {key: int(value) for key, value in variant.counters(output, prepared).items()}
-        expected = dict(self.workload.counters(self.case.axes, self.job.params))
+        expected = dict(closed_form(self.case.axes, self.job.params))
         wrong = [f"{key} is {counted.get(key)}, expected {value}" for key, value in expected.items() if counted.get(key) != value]
         return counted, f"counted {'; '.join(wrong)}" if wrong else None
 
@@ -251,6 +283,8 @@ class Engine:
         if timing == "cold":
             return timers.ColdEvents(one.call, self._flush, self._events, profile.host_ms, clock)
         inner = timers.calls_per_sample(profile.call_ms, timers.WARM_SAMPLE_MS)
+        if profile.call_ms > LONG_MS and profile.host_ms < profile.call_ms / 2:
+            return timers.WarmEvents(one.call, self._events, profile.host_ms, clock, inner)
         try:
             return timers.WarmGraph(one.call, self._events, inner)
         except RuntimeError:  # it synchronizes or allocates in ways a graph can't hold; the events say so by their name
@@ -284,6 +318,6 @@ class Engine:
         return calls.energy_mj_per_call(one.call, self.device, telemetry, one.profile.call_ms, self.policy.energy_window_s)
 
     def _record(self, name: str, one: Ready, baseline: Ready | None, telemetry: dict[str, Any] | None) -> dict[str, Any]:
-        work = self.workload.work(self.case.axes, self.job.params, one.variant.dtype)
+        work = self.workload.computed_by(name).work(self.case.axes, self.job.params, one.variant.dtype_of(self.case.axes))
         against = baseline if name != self.job.baseline else None
         return self.describe(name, "ok", None) | self._records.of(one, work, against, telemetry)

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from runner import spec
-from runner.worker.workload import Variant
+
+FLOOR = 1e-3
+"""Rows near zero are held against this share of the rows' root mean square instead of their own norm."""
 
 MAX_POISONED, POISON_BYTES = 32, 2**26
 
@@ -21,6 +23,8 @@ class GateResult:
     rel_l2_bound: float
     worst: float
     worst_bound: float
+    worst_row: float
+    worst_row_bound: float
 
     @property
     def failure(self) -> str | None:
@@ -30,7 +34,9 @@ class GateResult:
         if self.rel_l2 > self.rel_l2_bound:
             return f"relative L2 error {self.rel_l2:.2e} is over {self.rel_l2_bound:.0e}"
         if self.worst > self.worst_bound:
-            return f"the worst element is off by {self.worst:.2e} of the reference's RMS, over {self.worst_bound:.0e}"
+            return f"the worst element is off by {self.worst:.2e} of itself and its row's RMS, over {self.worst_bound:.0e}"
+        if self.worst_row > self.worst_row_bound:
+            return f"relative L2 error {self.worst_row:.2e} in one row is over {self.worst_row_bound:.0e}"
         return None
 
     def as_dict(self) -> dict[str, Any]:
@@ -38,10 +44,10 @@ class GateResult:
         return {name: value if math.isfinite(value) else None for name, value in asdict(self).items()}
 
 
-def check(output: Tensor, reference: Tensor, variant: Variant, bounds: spec.Gate) -> GateResult:
-    """Compare `output` with `reference` (float64, the same shape).
+def check(output: Tensor, reference: Tensor, bound: float, bounds: spec.Gate) -> GateResult:
+    """Compare `output` with `reference` (float64, the same shape); `bound` is on the relative L2 error.
 
-    Raises ValueError when the shapes differ or no bound is known for the variant's dtype.
+    Raises ValueError when the shapes differ or there is nothing to compare.
     """
     if output.shape != reference.shape:
         raise ValueError(f"the output has shape {tuple(output.shape)}, the reference {tuple(reference.shape)}")
@@ -49,16 +55,15 @@ def check(output: Tensor, reference: Tensor, variant: Variant, bounds: spec.Gate
         raise ValueError("the output is complex, the reference is not")
     if not reference.numel():
         raise ValueError("there is nothing to compare: the reference is empty")
-    bound = variant.rel_l2 if variant.rel_l2 is not None else bounds.rel_l2.get(variant.dtype)
-    if bound is None:
-        raise ValueError(f"no error bound for dtype {variant.dtype}; add measure.gate.rel_l2.{variant.dtype}")
-    norm = float(torch.linalg.vector_norm(reference))
-    rms = norm / math.sqrt(max(reference.numel(), 1))
-    error = output.to(torch.float64) - reference
-    rel_l2 = float(torch.linalg.vector_norm(error)) / norm if norm else float(torch.linalg.vector_norm(error))
-    worst = float(error.abs().max()) / rms if rms else float(error.abs().max())
-    finite = math.isfinite(rel_l2) and math.isfinite(worst)
-    return GateResult(rel_l2 if finite else math.inf, bound, worst if finite else math.inf, bound * bounds.worst_factor)
+    rows = reference if reference.ndim > 1 else reference[None]
+    error = (output.to(torch.float64) - reference).reshape(rows.shape)
+    norm, off = float(torch.linalg.vector_norm(rows)), float(torch.linalg.vector_norm(error))
+    row_norms = torch.linalg.vector_norm(rows, dim=-1, keepdim=True).clamp(min=FLOOR * norm / math.sqrt(rows[..., 0].numel()))
+    row = float((torch.linalg.vector_norm(error, dim=-1, keepdim=True) / row_norms).max()) if norm else off
+    worst = float((error.abs() / (rows.abs() + row_norms / math.sqrt(rows.shape[-1]))).max()) if norm else off
+    found = (off / norm if norm else off, worst, row)
+    rel_l2, worst, row = found if all(map(math.isfinite, found)) else (math.inf,) * 3
+    return GateResult(rel_l2, bound, worst, bound * bounds.worst_factor, row, bound * bounds.row_factor)
 
 
 def poison(device: torch.device, nbytes: int) -> None:

@@ -21,6 +21,7 @@ class Ready:
     """A variant that passed its gate on this case and waits to be timed."""
 
     variant: Variant
+    dtype: str
     prepared: Inputs
     gate: GateResult
     counters: dict[str, int] | None
@@ -48,7 +49,7 @@ class Records:
         primary = self.timings[0]
         main = one.collected[primary]
         summary = self._summary(main)
-        found = rates(work, summary.median_ms, one.variant.dtype, self.job.gpu)
+        found = rates(work, summary.median_ms, one.dtype, self.job.gpu)
         record: dict[str, Any] = {"work": {"ops": work.ops, "bytes": work.bytes}, "gate": one.gate.as_dict()}
         for collected in (main, *(one.collected[timing] for timing in self.timings if timing in one.collected)):
             cannot_be = self._impossible(one, work, collected)
@@ -102,8 +103,8 @@ class Records:
         return stats.summarize(collected.basis_ms(self.job.measure.min_samples), self.job.measure.confidence)
 
     def _impossible(self, one: Ready, work: Work, collected: Collected) -> str | None:
-        found = rates(work, self._summary(collected).median_ms, one.variant.dtype, self.job.gpu)
-        return impossible(found, work, one.variant.dtype, self.job.gpu, self.max_clock_mhz, self.l2_bytes)
+        found = rates(work, self._summary(collected).median_ms, one.dtype, self.job.gpu)
+        return impossible(found, work, one.dtype, self.job.gpu, self.max_clock_mhz, self.l2_bytes)
 
     def _speedup(self, main: Collected, baseline: Ready | None, primary: str) -> dict[str, Any] | None:
         if baseline is None or primary not in baseline.collected:

@@ -64,7 +64,7 @@ class Run:
             if self.job.mode == "search":
                 self._search(engine)
             else:
-                self._cases(engine, self.job.cases, self.job.variants)
+                self._cases(engine, self.job.cases)
         except KeyboardInterrupt:
             return self._finish("partial", "interrupted", EXIT_INTERRUPTED)
         except (JobError, RequestError) as error:
@@ -81,11 +81,11 @@ class Run:
         except RuntimeError as error:
             raise JobError(str(error)) from error
 
-    def _cases(self, engine: Engine, cases: list[Case], variants: list[str]) -> None:
+    def _cases(self, engine: Engine, cases: list[Case]) -> None:
         done = dict(self._statuses)
         suspect = {journal.case_key(e["case"]) for e in self._before if e["event"] == "case_suspect"}
         for index, case in enumerate(cases):
-            key = journal.case_key(case.axes)
+            key, variants = journal.case_key(case.axes), case.variants or self.job.variants
             if all((key, variant) in done for variant in variants):
                 continue
             self._progress.case(index, len(cases), case.axes)

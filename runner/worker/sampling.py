@@ -20,6 +20,10 @@ came out 3 to 4% faster than back to back.
 MAX_BATCH = 1000
 
 MAX_SAMPLES = 5000
+
+SLOW_SAMPLES = 10
+"""Samples of a variant so slow that `min_samples` of them would not fit into its time."""
+
 BACK_OFF_S = 0.5
 
 OnPrecision = Callable[[Mapping[str, float]], None]
@@ -65,9 +69,11 @@ def collect(
 ) -> dict[str, Collected]:
     """Return the samples of every sampler, taken in interleaved rounds.
 
-    A variant stops when its interval is within `policy.target` after the floors on samples and time; all stop at the cap on
-    time. Floors and cap count per variant and are multiplied by `time_scale`. Throttled batches are marked and, a bounded
-    number of times, followed by a pause and further samples. A variant that raises is left out from then on.
+    A variant stops when its interval is within `policy.target` after the floors on samples and time, or when its own samples
+    have filled the cap on time and there are SLOW_SAMPLES: a slow variant must not eat up the time of the others, and the
+    interval of a few long samples is as true as that of many short ones. All stop at the cap. Floors and cap count per variant
+    and are multiplied by `time_scale`. Throttled batches are marked and, a bounded number of times, followed by a pause and
+    further samples. A variant that raises is left out from then on.
     """
     found = {name: Collected(sampler.name) for name, sampler in samplers.items()}
     active = list(samplers)
@@ -93,14 +99,20 @@ def collect(
         precision = {name: _precision(found[name], policy) for name in active}
         on_precision(precision)
         elapsed = now - start
+        used_up = [name for name in active if _used_up(found[name], policy, time_scale)]
         for name in active:
-            found[name].precise = (
-                precision[name] <= policy.target and len(found[name].samples_ms) >= policy.min_samples and elapsed >= floor_s
-            )
-        active = [name for name in active if not found[name].precise]
+            sampled = len(found[name].samples_ms) >= policy.min_samples or name in used_up
+            found[name].precise = precision[name] <= policy.target and sampled and elapsed >= floor_s
+        active = [name for name in active if not found[name].precise and name not in used_up]
         if elapsed >= cap_s or rounds >= MAX_SAMPLES:
             break
     return found
+
+
+def _used_up(collected: Collected, policy: MeasurePolicy, time_scale: float) -> bool:
+    """Whether a variant's own samples have filled the time that it may take, and are not too few to judge by."""
+    spent_s = sum(collected.samples_ms) / 1e3
+    return spent_s >= policy.max_time_s * time_scale and len(collected.samples_ms) >= min(SLOW_SAMPLES, policy.min_samples)
 
 
 def _precision(collected: Collected, policy: MeasurePolicy) -> float:

@@ -91,4 +91,5 @@ def _look(engine: Engine, name: str, axes: dict[str, Any], samples: int = LOOK_S
             raise CudaBroken([], culprit=True) from error
         engine.device.release()
         return None
-    return engine.workload.work(axes, engine.job.params, variant.dtype).ops / median(read() for read in pending) / 1e9
+    work = engine.workload.computed_by(name).work(axes, engine.job.params, variant.dtype_of(axes))
+    return work.ops / median(read() for read in pending) / 1e9

@@ -5,13 +5,14 @@ docs/adding-a-workload.md builds one in 30 lines.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 Axes = Mapping[str, Any]
+Params = Mapping[str, Any]
 Inputs = tuple[Any, ...]
 
 
@@ -24,7 +25,7 @@ class Context:
     """What a workload may use to build its inputs: the device, the workload's params and a seeded generator."""
 
     device: torch.device
-    params: Mapping[str, Any]
+    params: Params
     generator: torch.Generator
 
     def randn(self, *shape: int) -> Tensor:
@@ -54,35 +55,66 @@ class Variant:
 
     `run(*prepared)` is what is timed. `prepare(inputs)` casts or packs once, outside the timing; `finish(output, prepared)`
     brings the output to the reference's shape and units, for the gate only. `dtype` names the arithmetic and so the peak it
-    is held against (fp32, tf32, fp16, bf16, int8, fp8). `rel_l2` replaces the policy's bound for that dtype.
-    `counters(output, prepared)` counts what was really done, to be compared with the workload's closed form.
+    is held against (fp32, tf32, fp16, bf16, int8, fp8); empty, it is the case's axis `dtype`. `rel_l2`, a number or a
+    function of the case's axes, replaces the policy's bound for that dtype where it gives one. `counters(output, prepared)`
+    counts what was really done, to be compared with the closed form. `operation` names which of the workload's operations it
+    computes, where there are several.
 
     `prepare` and `run` raise Unsupported where this case can't be done on this device.
     """
 
     run: Callable[..., Any]
-    dtype: str
+    dtype: str = ""
     prepare: Callable[[Inputs], Inputs] = _same
     finish: Callable[[Any, Inputs], Tensor] = _output
-    rel_l2: float | None = None
+    rel_l2: float | Callable[[Axes], float | None] | None = None
     counters: Callable[[Any, Inputs], Mapping[str, int]] | None = None
+    operation: str = ""
+
+    def dtype_of(self, axes: Axes) -> str:
+        """The name of the arithmetic on a case."""
+        return self.dtype or str(axes["dtype"])
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What variants compute.
+
+    `reference(*inputs)` is the truth in float64, `work(axes, params, dtype)` the least work, `counters(axes, params)` the closed
+    form of what variants count.
+    """
+
+    reference: Callable[..., Tensor]
+    work: Callable[[Axes, Params, str], Work]
+    counters: Callable[[Axes, Params], Mapping[str, int]] | None = None
 
 
 @dataclass(frozen=True)
 class Workload:
     """A declared experiment.
 
-    `inputs(axes, context)` returns the float32 tensors of a case; `reference(*inputs)` the truth in float64;
-    `work(axes, params, dtype)` the least work; `counters(axes, params)` the closed form of what variants count;
-    `candidates(params, generator, best)` yields the axes of cases that a search may try, given the `best` so far, fastest first.
+    `inputs(axes, context)` returns the float32 tensors of a case; `reference`, `work` and `counters` are those of Operation.
+    Where variants don't all compute the same (the stages of a step beside the whole), `operations` has each thing computed
+    by the name that `Variant.operation` gives. `candidates(params, generator, best)` yields the axes of cases that a search
+    may try, given the `best` so far, fastest first.
     """
 
     inputs: Callable[[Axes, Context], Inputs]
-    reference: Callable[..., Tensor]
     variants: Mapping[str, Variant]
-    work: Callable[[Axes, Mapping[str, Any], str], Work]
-    counters: Callable[[Axes, Mapping[str, Any]], Mapping[str, int]] | None = None
-    candidates: Callable[[Mapping[str, Any], torch.Generator, Sequence[Axes]], Iterable[dict[str, Any]]] | None = None
+    reference: Callable[..., Tensor] | None = None
+    work: Callable[[Axes, Params, str], Work] | None = None
+    counters: Callable[[Axes, Params], Mapping[str, int]] | None = None
+    operations: Mapping[str, Operation] = field(default_factory=dict)
+    candidates: Callable[[Params, torch.Generator, Sequence[Axes]], Iterable[dict[str, Any]]] | None = None
+
+    def computed_by(self, variant: str) -> Operation:
+        """Return what a variant computes; raises ValueError when that is not declared."""
+        name = self.variants[variant].operation
+        if name in self.operations:
+            return self.operations[name]
+        if name or self.reference is None or self.work is None:
+            raise ValueError(f"variant {variant} computes {name or 'the only operation'}, and the workload declares none such")
+        return Operation(self.reference, self.work, self.counters)
 
 
 BYTES_PER_ELEMENT = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}
