@@ -1,0 +1,108 @@
+"""One decode step on a cache: each stage by itself, and the whole. Queries are [B, 1, Hq, Dk], outputs [B, 1, Hq, Dv]."""
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend
+
+from runner.worker.workload import Unsupported
+from workloads.nsa import combine as gate
+from workloads.nsa import sdpa, selected, selection
+from workloads.nsa.cache import Cache, View
+from workloads.nsa.geometry import Geometry
+
+
+def attend(q: Tensor, view: View) -> Tensor:
+    """Attention over what a branch reads."""
+    if view.k.shape[1] == 0:
+        return q.new_zeros(*q.shape[:3], view.v.shape[-1])
+    return sdpa.flash_if_possible(q, view.k, view.v, view.visible)
+
+
+def dense(q: Tensor, cache: Cache) -> Tensor:
+    """Attention over the whole cache."""
+    return attend(q, cache.everything())
+
+
+def dense_cudnn(q: Tensor, cache: Cache) -> Tensor:
+    """The same by cuDNN."""
+    view = cache.everything()
+    return sdpa.attention(q, view.k, view.v, visible=view.visible, backend=SDPBackend.CUDNN_ATTENTION)
+
+
+def compressed(q: Tensor, cache: Cache) -> Tensor:
+    """Attention over the compressed tokens that are in the cache."""
+    return attend(q, cache.compressed())
+
+
+def sliding(q: Tensor, cache: Cache) -> Tensor:
+    """Attention over the last w tokens."""
+    return attend(q, cache.window())
+
+
+def choose(q: Tensor, cache: Cache, at: Tensor) -> Tensor:
+    """Score the blocks and return the best n, [B, Hkv, 1, n] int32; `at` [B, 1] int32 are the queries' positions."""
+    geometry = cache.geometry
+    scores = selection.scores(q, cache.pooled_k, at, geometry.num_blocks(max(cache.lengths)), geometry)
+    return selection.choose(scores, at, geometry)
+
+
+def read_selected(q: Tensor, cache: Cache, blocks: Tensor, at: Tensor) -> Tensor:
+    """Attention over the chosen blocks."""
+    return selected.fastest(q, cache.k, cache.v, blocks, at, cache.geometry)
+
+
+def whole(q: Tensor, gates: Tensor, cache: Cache, at: Tensor) -> tuple[Tensor, Tensor]:
+    """Emit the compressed token that is due, choose blocks, read all three branches, combine; returns output and blocks.
+
+    The new token's own key and value are in the cache already, as they are for dense attention.
+    """
+    cache.emit()
+    blocks = choose(q, cache, at)
+    output = gate.gated_sum(gates, compressed(q, cache), read_selected(q, cache, blocks, at), sliding(q, cache))
+    return output, blocks
+
+
+def whole_fla(q: Tensor, gates: Tensor, cache: Cache, at: Tensor, ends: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """fla-core's step, with the window by PyTorch: it keeps no compressed tokens, so it pools the whole cache every time.
+
+    `ends` are the cumulative lengths of queries and keys, [B + 1] each.
+    """
+    from fla.ops.nsa.compression import parallel_nsa_compression
+    from fla.ops.nsa.parallel import ParallelNSAFunction, parallel_nsa_topk
+    from fla.ops.utils.pooling import mean_pooling
+
+    length, scale, count = cache.geometry.select_len, q.shape[-1] ** -0.5, cache.geometry.num_select
+    one, k, v = q.transpose(0, 1), cache.k.flatten(0, 1)[None], cache.v.flatten(0, 1)[None]
+    pooled_k, pooled_v = mean_pooling(k, length, ends[1]), mean_pooling(v, length, ends[1])
+    shared = {"block_size": length, "scale": scale, "cu_seqlens": ends}
+    of_compressed, lse = parallel_nsa_compression(q=one, k=pooled_k, v=pooled_v, TK=k.shape[1], **shared)
+    blocks = parallel_nsa_topk(q=one, k=pooled_k, lse=lse, TK=k.shape[1], block_counts=count, **shared)
+    of_selected = ParallelNSAFunction.apply(one, k, v, blocks, count, length, scale, ends)
+    output = gate.gated_sum(gates, of_compressed.transpose(0, 1), of_selected.transpose(0, 1), sliding(q, cache))
+    return output, blocks.transpose(0, 1).transpose(1, 2)
+
+
+def check_fla(q: Tensor, cache: Cache) -> None:
+    """Raise Unsupported where fla-core can't do the step."""
+    selected.check_fla(q, cache.k)
+    geometry = cache.geometry
+    if not geometry.block_len == geometry.stride == geometry.select_len:
+        raise Unsupported("fla-core pools blocks that do not overlap: it needs block_len = stride = select_len")
+    if not cache.is_even:
+        raise Unsupported("fla-core's step is set up for sequences of one length here")
+
+
+def keys_read(blocks: Tensor, at: Tensor, geometry: Geometry) -> int:
+    """Count the keys in the union of the chosen blocks' ranges within [0, t], per KV head, over all sequences.
+
+    Raises ValueError when KV heads differ in how many they read, which equally many blocks never do.
+    """
+    within = torch.arange(geometry.select_len, device=blocks.device)
+    keys = (blocks.long()[..., None] * geometry.select_len + within).flatten(-2)
+    valid = (blocks >= 0).repeat_interleave(geometry.select_len, -1) & (keys <= at[:, None, :, None])
+    ordered = keys.masked_fill(~valid, -1).sort(-1).values
+    fresh = (ordered >= 0) & (ordered.diff(dim=-1, prepend=torch.full_like(ordered[..., :1], -1)) != 0)
+    per_head = fresh.sum((-1, -2))
+    if (per_head != per_head[:, :1]).any():
+        raise ValueError(f"KV heads read different numbers of keys: {per_head.tolist()}")
+    return int(per_head[:, 0].sum())
