@@ -54,12 +54,14 @@ class Warmup:
 class Gate:
     """How far from the float64 reference an output may be, per dtype.
 
-    `rel_l2` bounds ||out - ref|| / ||ref||; the worst element may be off by `worst_factor` times that bound, in units of the
-    reference's root mean square.
+    `rel_l2` bounds ||out - ref|| / ||ref||. The worst element may be off by `worst_factor` times that bound, relative to its own
+    size plus the root mean square of its row; a row (the last dimension) by `row_factor` times it, relative to its own norm. In
+    attention the norms of rows fall with their length, so that late rows hardly count in the sum over all.
     """
 
     rel_l2: dict[str, float] = field(default_factory=dict)
     worst_factor: float = 10.0
+    row_factor: float = 4.0
 
 
 @dataclass(frozen=True)
@@ -86,19 +88,33 @@ class MeasurePolicy:
 
 @dataclass(frozen=True)
 class AxisSpec:
-    """What a value of a workload's axis may be: bounds for numbers, `choices` for names."""
+    """What a value of a workload's axis may be: bounds for numbers, `choices` for names.
+
+    `multiple_of` and `at_least` name another axis, and hold in every case that has both; `multiple_of` may be a number too.
+    A `setting` is part of the shape, but normally fixed: where all of a job agrees on it, it is said once and in no label.
+    """
 
     unit: str = ""
     min: float | None = None
     max: float | None = None
     choices: list[str] | None = None
+    multiple_of: str | None = None
+    at_least: str | None = None
+    setting: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether its values are whole numbers: its bounds are, or there are none."""
+        return all(bound is None or float(bound).is_integer() for bound in (self.min, self.max))
 
 
 @dataclass(frozen=True)
 class ThresholdSpec:
     """A declared threshold: from which value of `axis` (`from`), or up to which (`upto`), `candidate` beats `baseline`.
 
-    It must hold at every measured value of every other axis. `where` keeps only the cases with these axis values.
+    It must hold at every measured value of every other axis. `where` keeps only the cases with these axis values. Beside this
+    one value, each combination of the values of the axes in `per` gets a value of its own. `operation` is what a consumer asks
+    for, as in `sliding`. On a device whose SM version is in `off_on_sm` a runtime is told `never`, whatever was measured.
     """
 
     key: str
@@ -110,6 +126,9 @@ class ThresholdSpec:
     margin: float = 1.2
     where: dict[str, Any] = field(default_factory=dict)
     never: int = 999999
+    per: list[str] = field(default_factory=list)
+    operation: str = ""
+    off_on_sm: list[str] = field(default_factory=list)
 
     def misleading_never(self, xs: list[float]) -> str | None:
         """Say what is wrong with a `never` that a runtime would read as a real threshold among `xs`, None when it is fine."""
@@ -123,7 +142,11 @@ class ThresholdSpec:
 
 @dataclass(frozen=True)
 class DecisionSpec:
-    """A declared yes/no gate: `metric` of `variant` reaches `at_least` at `every` case, at `any`, or at the `largest`."""
+    """A declared yes/no gate: `metric` of `variant` reaches `at_least` at `every` case, at `any`, or at the `largest`.
+
+    `parts` are the variants that the metrics `share` and `headroom` take for parts of `variant`. `also` holds further metrics and
+    what each must reach at the same case.
+    """
 
     key: str
     question: str
@@ -132,6 +155,13 @@ class DecisionSpec:
     at_least: float
     over: str = "every"
     where: dict[str, Any] = field(default_factory=dict)
+    parts: list[str] = field(default_factory=list)
+    also: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def bounds(self) -> dict[str, float]:
+        """What a case must reach to be a yes, by metric, the main one first."""
+        return {self.metric: self.at_least} | self.also
 
 
 @dataclass(frozen=True)
@@ -144,10 +174,14 @@ class SearchSpec:
 
 @dataclass(frozen=True)
 class Case:
-    """One point of a workload's grid: the values of its axes, and which axis is the x-axis of its curves."""
+    """One point of a workload's grid: the values of its axes, and which axis is the x-axis of its curves.
+
+    `variants` are those measured on it; none named are all of the job's.
+    """
 
     axes: dict[str, Any]
     x: str
+    variants: list[str] = field(default_factory=list)
 
     @property
     def series(self) -> dict[str, Any]:

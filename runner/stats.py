@@ -131,17 +131,70 @@ def speedup_interval(
     Rounds in `leave_out` (throttled ones) don't count where enough others are left. None when there are too few rounds for
     an interval of this confidence.
     """
-    reached = min(len(baseline_ms), len(candidate_ms))
+    rounds = _rounds([baseline_ms, candidate_ms], confidence, leave_out)
+    if rounds is None:
+        return None
+    interval = median_interval(_blocks(np.log(rounds[0] / rounds[1]), confidence), confidence)
+    return Interval(math.exp(interval.value), math.exp(interval.low), math.exp(interval.high))
+
+
+def share_interval(
+    parts_ms: Sequence[Samples], whole_ms: Samples, confidence: float = 0.95, leave_out: Collection[int] = ()
+) -> Interval | None:
+    """Return the sum of the parts' times over the whole's, as a fraction, with its interval; formed as a speedup is.
+
+    It may exceed 1: parts that are timed alone pay for what they share within the whole. None when there are too few rounds.
+    """
+    rounds = _rounds([*parts_ms, whole_ms], confidence, leave_out)
+    return None if rounds is None else speedup_interval(rounds[:-1].sum(axis=0), rounds[-1], confidence)
+
+
+def headroom_interval(
+    parts_ms: Sequence[Samples], whole_ms: Samples, limit_ms: float, confidence: float = 0.95, leave_out: Collection[int] = ()
+) -> Interval | None:
+    """Return how much faster the whole would be if its parts took `limit_ms` together, with its interval.
+
+    That is 1 / (rest + limit / whole), the rest being 1 - share: what the parts don't explain. Share and whole are averaged over
+    blocks first, since near a share of 1 the quotient of single rounds would be all noise.
+
+    Where the parts together exceed the whole there are two readings, and the interval spans both: the excess is the price of
+    timing parts alone, so nothing is left beside them (the upper bound, at most whole / limit); or it shows how wrong the split
+    is, so as much is held against them (the value and the lower bound, with a rest of share - 1).
+
+    None when there are too few rounds. Raises ValueError unless `limit_ms` is positive.
+    """
+    if not limit_ms > 0:
+        raise ValueError(f"a headroom needs a limit above 0 ms, got {limit_ms}")
+    rounds = _rounds([*parts_ms, whole_ms], confidence, leave_out)
+    if rounds is None:
+        return None
+    whole = rounds[-1]
+    rest = 1 - np.exp(_blocks(np.log(rounds[:-1].sum(axis=0) / whole), confidence))
+    limit = limit_ms / np.exp(_blocks(np.log(whole), confidence))
+    held_against = median_interval(1 / (np.abs(rest) + limit), confidence)
+    in_favour = median_interval(1 / (np.maximum(rest, 0) + limit), confidence)
+    return Interval(held_against.value, held_against.low, in_favour.high)
+
+
+def _rounds(variants_ms: Sequence[Samples], confidence: float, leave_out: Collection[int]) -> NDArray[np.float64] | None:
+    """Return the rounds that every variant reached, a row per variant; None when there are too few.
+
+    Those to leave out are left out where enough others are left.
+    """
+    reached = min(len(samples) for samples in variants_ms)
     if reached < enough(confidence):
         return None
     kept = [index for index in range(reached) if index not in leave_out]
     kept = kept if len(kept) >= enough(confidence) else list(range(reached))
-    logs = np.log(np.asarray(baseline_ms, dtype=np.float64)[kept] / np.asarray(candidate_ms, dtype=np.float64)[kept])
-    pairs = len(kept)
-    size = max(2, min(MAX_BLOCK, pairs // MIN_BLOCKS // 2 * 2)) if pairs >= 2 * enough(confidence) else 1
-    blocks = logs[: pairs // size * size].reshape(-1, size).mean(axis=1)
-    interval = median_interval(blocks, confidence)
-    return Interval(math.exp(interval.value), math.exp(interval.low), math.exp(interval.high))
+    return np.stack([np.asarray(samples, dtype=np.float64)[kept] for samples in variants_ms])
+
+
+def _blocks(values: NDArray[np.float64], confidence: float) -> NDArray[np.float64]:
+    """Average over blocks of consecutive rounds, of an even number where there are enough."""
+    count = len(values)
+    size = max(2, min(MAX_BLOCK, count // MIN_BLOCKS // 2 * 2)) if count >= 2 * enough(confidence) else 1
+    means: NDArray[np.float64] = values[: count // size * size].reshape(-1, size).mean(axis=1)
+    return means
 
 
 def verdict(speedup: Interval, same_within: float) -> str:

@@ -1,13 +1,14 @@
 """Decisions, as a specification: what is a yes, a no and undecided, and the built-in question about the hardware."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from runner import decisions, results
-from runner.decisions import Answer
-from runner.spec import DecisionSpec
+from runner.decisions import Answer, metrics
+from runner.spec import Case, DecisionSpec
 from tests.journals import DEVICE, GPU, Fabricated, grid, matmul
 
 XS = [256, 1024, 4096]
@@ -122,3 +123,115 @@ def test_the_file_quotes_yes_and_no() -> None:
     text = to_yaml(decisions.as_dict(decisions.derive_all(found), found))
     assert "answer: 'yes'" in text
     assert text.index("hardware:") < text.index("bf16_reaches_60_pct:")
+
+
+# Scoring and selected take half of `whole`; at the memory's speed they would take 0.05 ms each of its 1 ms.
+PARTS = {"whole": 1.0, "scoring": 0.2, "selected": 0.3}
+KERNEL: dict[str, Any] = {"variant": "whole", "parts": ["scoring", "selected"]}
+LIMIT_MS = 0.05
+
+
+def split(times: dict[str, float] | None = None, **changes: Any) -> Fabricated:
+    curves = {variant: (lambda case, time=time: time) for variant, time in (PARTS | (times or {})).items()}
+    moved = lambda case: (1e9, LIMIT_MS * GPU.bandwidth_gbps * 1e6)  # noqa: E731 - what the GPU moves in LIMIT_MS
+    return run(**({"curves": curves, "baseline": "whole", "work": moved} | changes))
+
+
+@pytest.mark.parametrize(("at_least", "answer"), [(0.45, "yes"), (0.55, "no"), (0.5, "undecided")])
+def test_the_share_of_parts_in_the_whole(at_least: float, answer: str) -> None:
+    assert ask(split(seed=2), at_least, "largest", "share", **KERNEL).answer == answer
+
+
+@pytest.mark.parametrize(("at_least", "answer"), [(1.6, "yes"), (1.75, "no")])
+def test_the_headroom_of_the_whole_if_its_parts_ran_at_the_memorys_speed(at_least: float, answer: str) -> None:
+    found = ask(split(), at_least, "largest", "headroom", **KERNEL)  # 1 / (1 - 0.5 + 2 * 0.05) = 1.67
+    assert found.answer == answer
+    assert found.reason.startswith("a headroom of 1.6")
+
+
+@pytest.mark.parametrize(
+    ("share", "headroom", "answer"),
+    [(0.25, 1.2, "yes"), (0.6, 1.2, "no"), (0.25, 1.8, "no"), (0.25, 1 / 0.6, "undecided"), (0.6, 1 / 0.6, "no")],
+)
+def test_a_case_must_reach_every_bound(share: float, headroom: float, answer: str) -> None:
+    found = ask(split(noise=0.03, seed=3), share, "largest", "share", also={"headroom": headroom}, **KERNEL)
+    assert found.answer == answer
+    row = found.table[0]
+    assert row["ci"][0] < 0.5 < row["ci"][1]
+    assert row["also"]["headroom"]["ci"][0] < 1 / 0.6 < row["also"]["headroom"]["ci"][1]
+    assert found.as_dict()["parts"] == ["scoring", "selected"]
+
+
+def test_the_reason_gives_what_decides() -> None:
+    asked: dict[str, Any] = {**KERNEL, "also": {"headroom": 1.2}}
+    yes = decisions.in_words(ask(split(), 0.25, "every", "share", **asked))
+    assert re.fullmatch(r"Is it\? yes: a share of 0\.\d+ \[.*\] and a headroom of 1\.\d+x \[.*\] at n = \d+ \(the lowest\)", yes)
+    no = ask(split(), 0.25, "every", "share", **{**asked, "also": {"headroom": 2.0}}).reason
+    assert re.fullmatch(r"a headroom of 1\.\d+x \[.*\] at n = \d+ \(the lowest\), below 2", no)
+
+
+def test_every_case_has_its_verdict_and_one_no_is_enough_for_no() -> None:
+    curves = {variant: (lambda case, time=time: time) for variant, time in PARTS.items()}
+    curves["scoring"] = lambda case: 0.01 if case["n"] == XS[0] else 0.2
+    curves["selected"] = lambda case: 0.01 if case["n"] == XS[0] else 0.3
+    found = ask(split(curves=curves), 0.25, "every", "share", also={"headroom": 1.2}, **KERNEL)
+    assert [row["answer"] for row in found.table] == ["no", "yes", "yes"]
+    assert found.answer == "no"
+    assert found.reason.endswith(f"at n = {XS[0]} (the lowest), below 0.25 and 1.2")
+
+
+def test_without_a_datasheet_there_is_a_share_and_no_headroom() -> None:
+    found = ask(split(gpu=None), 0.25, "largest", "share", also={"headroom": 1.2}, **KERNEL)
+    assert (found.answer, found.table[0]["answer"]) == ("undecided", "undecided")
+    assert found.table[0]["value"] == pytest.approx(0.5, rel=0.02)
+    assert found.table[0]["also"]["headroom"] == {"value": None, "ci": None, "answer": "undecided"}
+    assert found.reason == "no datasheet figure of the memory's bandwidth at n = 4096"
+
+
+def test_parts_that_take_longer_alone_than_the_whole_does_are_said_and_are_no_yes_by_themselves() -> None:
+    longer = split({"scoring": 0.8, "selected": 0.9})
+    found = ask(longer, 0.25, "largest", "share", also={"headroom": 1.5}, **KERNEL)
+    assert found.answer == "undecided"  # between 1 / (0.7 + 0.1) and 1 / 0.1
+    assert found.table[0]["note"] == "scoring and selected, timed alone, take 1.70 of the time of whole"
+    assert found.reason.endswith(found.table[0]["note"])
+    # Where they exceed it a little, nearly all of it is theirs under both readings.
+    assert ask(split({"scoring": 0.5, "selected": 0.55}), 1.5, "largest", "headroom", **KERNEL).answer == "yes"
+
+
+@pytest.mark.parametrize("status", ["unsupported", "oom", "noisy", "error"])
+def test_a_part_that_has_no_time_leaves_the_case_undecided(status: str) -> None:
+    broken = split(statuses=lambda case, variant: (status, "why") if variant == "scoring" else None)
+    found = ask(broken, 0.25, "every", "share", **KERNEL)
+    assert (found.answer, found.reason) == ("undecided", f"the part scoring is {status}")
+
+
+def test_parts_are_only_held_against_the_whole_of_the_same_rounds() -> None:
+    events = split().events()
+    for event in events:
+        if event.get("variant") == "scoring":
+            event["round"] = "another"
+    found = decisions.derive(DecisionSpec("k", "?", "share", "whole", 0.25, parts=["scoring"]), results.from_events(events))
+    assert (found.answer, found.reason) == ("undecided", "whole and its parts were not timed side by side")
+
+
+def test_rounds_in_which_any_of_them_was_throttled_do_not_count() -> None:
+    events = split(noise=0.0, drift=0.0).events()
+    for event in events:
+        if event.get("variant") == "scoring":
+            event["samples_ms"] = [5.0] * 20 + event["samples_ms"][20:]
+            event["throttled"] = list(range(20))
+    found = decisions.derive(DecisionSpec("k", "?", "share", "whole", 0.25, parts=["scoring"]), results.from_events(events))
+    assert [row["value"] for row in found.table] == [0.2] * 3
+
+
+def test_a_case_for_which_not_all_parts_are_planned_is_not_asked_about() -> None:
+    cases = [*grid("n", XS), Case({"n": 9999}, "n", ["whole", "scoring"])]
+    found = ask(split(cases=cases), 0.25, "every", "share", **KERNEL)
+    assert [row["case"]["n"] for row in found.table] == XS
+    assert found.answer == "yes"
+
+
+def test_every_metric_that_a_config_may_name_can_be_answered() -> None:
+    from runner.config import METRICS
+
+    assert set(METRICS) == set(metrics.METRICS)

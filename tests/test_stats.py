@@ -8,7 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import quantile_test
 
-from runner.stats import Interval, effective_size, enough, median_interval, speedup_interval, summarize, verdict
+from runner.stats import (
+    Interval,
+    effective_size,
+    enough,
+    headroom_interval,
+    median_interval,
+    share_interval,
+    speedup_interval,
+    summarize,
+    verdict,
+)
 
 times = st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=300)
 
@@ -109,6 +119,70 @@ def test_fewer_rounds_than_the_confidence_needs_give_no_interval(confidence, nee
     assert enough(confidence) == needed
     assert speedup_interval([2.0] * (needed - 1), [1.0] * needed, confidence) is None
     assert speedup_interval([2.0] * needed, [1.0] * needed, confidence) == Interval(2.0, 2.0, 2.0)
+
+
+def planted(rng: np.random.Generator, parts: list[float], whole: float = 1.0, noise: float = 0.03) -> tuple[list, np.ndarray]:
+    """Return samples of parts and whole that take turns for 60 rounds, with a drift that they share."""
+    drift = 1 + 0.2 * np.sin(np.linspace(0, 3, 60) + rng.uniform(0, 6))
+    times = [time * drift * np.exp(noise * rng.standard_normal(60)) for time in (*parts, whole)]
+    return times[:-1], times[-1]
+
+
+def held(found, truth: float, trials: int = 400) -> float:
+    """Return how often the interval that `found` makes of a generator holds the truth."""
+    intervals = [found(np.random.default_rng(seed)) for seed in range(trials)]
+    return sum(one.low <= truth <= one.high for one in intervals) / trials
+
+
+@pytest.mark.parametrize("parts", [[0.25], [0.3, 0.4], [0.6, 0.7]])
+def test_the_interval_of_a_share_holds_the_planted_one(parts):
+    assert held(lambda rng: share_interval(*planted(rng, parts)), sum(parts)) >= 0.93
+
+
+@pytest.mark.parametrize(("parts", "limit_ms"), [([0.25], 0.05), ([0.3, 0.4], 0.1), ([0.5], 0.5), ([0.4], 0.6)])
+def test_the_interval_of_a_headroom_holds_the_planted_one(parts, limit_ms):
+    """Without drift: the limit is the memory's, and doesn't drift with the clocks."""
+
+    def found(rng):
+        samples = [time * np.exp(0.03 * rng.standard_normal(60)) for time in (*parts, 1.0)]
+        return headroom_interval(samples[:-1], samples[-1], limit_ms)
+
+    assert held(found, 1 / (1 - sum(parts) + limit_ms)) >= 0.93
+
+
+@given(st.floats(0.01, 0.9), st.floats(0.001, 2.0), st.floats(0.01, 100))
+def test_without_noise_share_and_headroom_are_their_definitions_in_any_unit(part, limit, unit):
+    rounds = [[part * unit / 2] * 20, [part * unit / 2] * 20], [unit] * 20
+    share, headroom = share_interval(*rounds), headroom_interval(*rounds, limit * unit)
+    assert math.isclose(share.value, part, rel_tol=1e-9)
+    assert math.isclose(headroom.value, 1 / (1 - part + limit), rel_tol=1e-9)
+    assert math.isclose(headroom.low, headroom.high, rel_tol=1e-9)
+
+
+def test_parts_that_exceed_the_whole_give_a_headroom_between_both_readings():
+    whole, part, limit = [1.0] * 20, [1.5] * 20, 0.1
+    found = headroom_interval([part], whole, limit)
+    assert (found.value, found.low) == pytest.approx((1 / 0.6, 1 / 0.6))  # the excess is held against the parts
+    assert found.high == pytest.approx(10.0)  # nothing is left beside them: whole over limit, and never more
+
+
+@given(st.floats(0.01, 5), st.floats(0.01, 2), st.integers(0, 100))
+def test_a_headroom_is_finite_and_never_above_the_whole_at_the_memorys_speed(part, limit, seed):
+    parts, whole = planted(np.random.default_rng(seed), [part])
+    found = headroom_interval(parts, whole, limit)
+    assert 0 < found.low <= found.value <= found.high <= max(whole) / limit
+
+
+@pytest.mark.parametrize("interval", [share_interval, lambda *rounds, **more: headroom_interval(*rounds, 0.1, **more)])
+def test_shares_and_headrooms_take_rounds_as_speedups_do(interval):
+    parts, whole = [[0.9] * 20 + [0.5] * 20, [0.1] * 45], [1.0] * 40
+    assert interval(parts, whole, leave_out=range(20)) == interval([[0.5] * 20, [0.1] * 20], whole[:20])
+    assert interval([[1.0] * 5], [1.0] * 6) is None
+
+
+def test_a_headroom_needs_a_limit():
+    with pytest.raises(ValueError, match="above 0"):
+        headroom_interval([[1.0] * 6], [1.0] * 6, 0.0)
 
 
 @pytest.mark.parametrize(

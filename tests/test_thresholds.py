@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner import results, thresholds
-from runner.spec import ThresholdSpec
+from runner.spec import Case, ThresholdSpec
 from runner.thresholds import Evidence
-from tests.journals import Fabricated, grid
+from tests.journals import DEVICE, Fabricated, grid
 
 XS = [64, 128, 256, 512, 1024]
 SPEC = ThresholdSpec(key="flash_min_len", axis="n", baseline="masked", candidate="flash", unit="tokens", margin=1.2)
@@ -207,3 +208,89 @@ def test_a_true_speedup_at_the_margin_is_enabled_as_rarely_as_the_confidence_say
 def test_noise_that_hides_a_small_win_leaves_it_undecided_and_never_enables() -> None:
     decisions = [derive(run(dict.fromkeys(XS, 1.21), seed=seed, noise=0.15)).decision for seed in range(30)]
     assert decisions.count("undecided") >= 25
+
+
+SCOPED = replace(SPEC, key="scoped", per=["dtype", "head_dim"], operation="sliding")
+DTYPES = {"bf16": 128, "fp16": 512}  # flash is faster from there on with a head of 64, and never with one of 128
+
+
+def by_dtype(case: Mapping[str, Any]) -> float:
+    return 2.0 if case["head_dim"] == 64 and case["n"] >= DTYPES[case["dtype"]] else 0.8
+
+
+def test_each_scope_has_its_own_value_and_the_key_holds_what_holds_everywhere() -> None:
+    found = derive(run(by_dtype, cases=grid("n", XS, dtype=list(DTYPES), head_dim=[64, 128])), SCOPED)
+    assert (found.decision, found.runtime) == ("disabled", 999999)
+    assert {tuple(one.scope.values()): (one.decision, one.value) for one in found.scopes} == {
+        ("bf16", 64): ("enabled", 128),
+        ("bf16", 128): ("disabled", None),
+        ("fp16", 64): ("enabled", 512),
+        ("fp16", 128): ("disabled", None),
+    }
+    assert thresholds.in_words(found).endswith(
+        "; per dtype/head_dim: from n = 128 on for bf16/64, disabled for bf16/128 and fp16/128, from n = 512 on for fp16/64"
+    )
+
+
+def test_a_scope_must_win_at_every_value_of_the_axes_that_are_not_in_it() -> None:
+    cases = grid("n", XS, dtype=["bf16"], batch=[1, 8])
+    found = derive(
+        run(lambda case: 2.0 if case["batch"] == 1 or case["n"] >= 512 else 0.8, cases=cases), replace(SPEC, per=["dtype"])
+    )
+    assert [(one.scope, one.value) for one in found.scopes] == [({"dtype": "bf16"}, 512)]
+
+
+def test_the_file_names_the_scopes_and_what_a_runtime_loads_for_each() -> None:
+    cases = grid("n", XS, dtype=list(DTYPES), head_dim=[64])
+    data = thresholds.thresholds(run(by_dtype, cases=cases, derive={"thresholds": [SCOPED.__dict__]}).events())
+    evidence = data["evidence"]["scoped"]
+    assert data["runtime"] == {"scoped": 512}
+    assert (evidence["operation"], evidence["value"], evidence["never"]) == ("sliding", 512, 999999)
+    assert evidence["scopes"][0] == {
+        "scope": {"dtype": "bf16", "head_dim": 64},
+        "decision": "enabled",
+        "value": 128,
+        "runtime": 128,
+        "reason": "lower bound of the speedup is at least 1.2 at every measured n >= 128",
+    }
+
+
+def test_a_scope_that_shows_nothing_is_undecided_by_itself() -> None:
+    cases = grid("n", XS, dtype=["bf16", "fp16"])
+    unsupported = run(lambda case: 3.0, cases=cases, statuses=lambda case, variant: (
+        ("unsupported", "no fp16") if (variant, case["dtype"]) == ("flash", "fp16") else None
+    ))  # fmt: skip
+    bf16, fp16 = derive(unsupported, replace(SPEC, per=["dtype"])).scopes
+    assert (bf16.decision, fp16.decision) == ("enabled", "undecided")
+    assert fp16.reason == "flash unsupported (no fp16) at every case"
+
+
+def test_a_case_for_which_not_both_variants_are_planned_is_none_of_the_threshold() -> None:
+    both = grid("n", XS)
+    alone = [Case({"n": 4096}, "n", ["masked"])]
+    assert derive(run(lambda case: 3.0, cases=[*both, *alone])).value == 64
+    assert derive(run(lambda case: 3.0, cases=alone)).decision == "undecided"
+
+
+def test_axes_that_are_fixed_in_the_whole_job_are_in_the_scope_but_in_no_sentence() -> None:
+    fabricated = run(dict.fromkeys(XS, 3.0), cases=grid("n", XS, heads=[64], dtype=["bf16"]), derive={"settings": {"heads": 64}})
+    found = derive(fabricated)
+    assert found.scope == {"heads": 64, "dtype": "bf16"}
+    assert thresholds.in_words(found) == "flash beats masked by 1.2x from n = 64 on (dtype = bf16)"
+
+
+@pytest.mark.parametrize(("sm", "runtime"), [("8.9", 999999), ("9.0", 64)])
+def test_policy_turns_a_key_off_on_an_sm_version_and_leaves_the_evidence_alone(sm: str, runtime: int) -> None:
+    spec = replace(SPEC, off_on_sm=["8.9"], per=["dtype"])
+    fabricated = run(
+        dict.fromkeys(XS, 3.0), cases=grid("n", XS, dtype=["bf16"]), device={**DEVICE, "sm": sm},
+        derive={"thresholds": [spec.__dict__]},
+    )  # fmt: skip
+    data = thresholds.thresholds(fabricated.events())
+    evidence = data["evidence"]["flash_min_len"]
+    assert data["runtime"] == {"flash_min_len": runtime}
+    assert data["policy"]["guards"] == {"flash_min_len": {"off_on_sm": ["8.9"], "applied": sm == "8.9"}}
+    assert (evidence["decision"], evidence["value"]) == ("enabled", 64)
+    assert [(one["value"], one["runtime"]) for one in evidence["scopes"]] == [(64, runtime)]
+    said = thresholds.in_words(derive(fabricated, spec))
+    assert said.endswith("it is off on SM 8.9 by policy") == (sm == "8.9")
