@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from runner.errors import RequestError, nearest, one_line
+from runner.grid import NOT_AXES
 from runner.masking import mask
+from runner.reported import Reported
+from runner.reported import check as check_reported
 from runner.schema import read
 from runner.spec import AxisSpec, DecisionSpec, GpuSpec, MeasurePolicy, SearchSpec, ThresholdSpec
 
@@ -23,7 +26,7 @@ DISPLAYS = ("auto", "rich", "plain", "quiet", "jsonl")
 LAUNCH_MODES = ("auto", "local", "sky")
 TIMINGS = ("cold", "warm", "wall")
 OTHER_PROCESSES = ("refuse", "mark")
-METRICS = ("tflops", "bandwidth_gbps", "pct_of_peak", "pct_of_bandwidth", "speedup")
+METRICS = ("tflops", "bandwidth_gbps", "pct_of_peak", "pct_of_bandwidth", "speedup", "share", "headroom")
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 MAX_SEED = 2**63 - 1  # what torch.Generator takes
 
@@ -109,6 +112,7 @@ class RunConfig:
     launch: LaunchConfig
     measure: MeasurePolicy
     tracking: TrackingConfig
+    reported: Reported | None = None
     seed: int = 0
     out: str = "outputs"
     run_dir: str | None = None
@@ -198,6 +202,8 @@ def _check_run(config: RunConfig) -> None:
         _within("cloud.billing.minimum_s", config.cloud.billing.minimum_s, 0, exclusive=False)
     if config.gpu:
         check_gpu(config.gpu, "gpu")
+    if config.reported:
+        check_reported(config.reported)
 
 
 def check_gpu(gpu: GpuSpec, key: str) -> None:
@@ -230,6 +236,7 @@ def _check_measure(policy: MeasurePolicy) -> None:
     _within("measure.warmup.drift", policy.warmup.drift, 0)
     _within("measure.warmup.max_s", policy.warmup.max_s, 0, 1e6)
     _within("measure.gate.worst_factor", policy.gate.worst_factor, 0)
+    _within("measure.gate.row_factor", policy.gate.row_factor, 0)
     for dtype, bound in policy.gate.rel_l2.items():
         _within(f"measure.gate.rel_l2.{dtype}", bound, 0)
     _choice("measure.other_processes", policy.other_processes, OTHER_PROCESSES)
@@ -260,29 +267,16 @@ def _check_workload(workload: WorkloadConfig, declared: set[str]) -> WorkloadCon
             f"workload.baseline={workload.baseline} is not among workload.variants; "
             f"set workload.baseline too: {nearest(workload.baseline, workload.variants)}"
         )
-    for grid, blocks in workload.grids.items():
-        if not blocks:
-            raise RequestError(f"workload.grids.{grid} is empty; expected blocks, as in {{square: {{x: n, n: [256, 512]}}}}")
-        for name, block in blocks.items():
-            if not isinstance(block, dict) or not isinstance(block.get("x"), str) or block["x"] not in set(block) - {"x"}:
-                raise RequestError(
-                    f"workload.grids.{grid}.{name}: expected axes and which is the x-axis, as in {{x: n, n: [256, 512]}}"
-                )
-    for axis, spec in workload.axes.items():
-        if spec.min is not None and spec.max is not None and spec.min > spec.max:
-            raise RequestError(f"workload.axes.{axis}: min {spec.min:g} is more than max {spec.max:g}; swap them")
+    known = declared | set(workload.variants)
+    _check_grids(workload.grids, known)
+    for axis in workload.axes:
+        _check_axis(axis, workload.axes)
     _within("workload.search.budget_s", workload.search.budget_s, 0, 1e6)
     _within("workload.search.finalists", workload.search.finalists, 1, 1000, exclusive=False)
-    known = declared | set(workload.variants)
     for index, threshold in enumerate(workload.thresholds):
         _check_threshold(threshold, f"workload.thresholds[{index}]", workload.axes, known)
     for index, decision in enumerate(workload.decisions):
-        key = f"workload.decisions[{index}]"
-        _choice(f"{key}.metric", decision.metric, METRICS)
-        _choice(f"{key}.over", decision.over, ("every", "any", "largest"))
-        _known(f"{key}.variant", decision.variant, known)
-        for axis in decision.where:
-            _known(f"{key}.where", axis, workload.axes)
+        _check_decision(decision, f"workload.decisions[{index}]", workload.axes, known)
     keys = [one.key for one in workload.thresholds] + [one.key for one in workload.decisions]
     for name in keys:
         if keys.count(name) > 1:
@@ -291,8 +285,44 @@ def _check_workload(workload: WorkloadConfig, declared: set[str]) -> WorkloadCon
     return dataclasses.replace(
         workload,
         thresholds=[one for one in workload.thresholds if {one.baseline, one.candidate} <= chosen],
-        decisions=[one for one in workload.decisions if one.variant in chosen],
+        decisions=[one for one in workload.decisions if {one.variant, *one.parts} <= chosen],
     )
+
+
+def _check_grids(grids: Mapping[str, dict[str, Any]], variants: set[str]) -> None:
+    """Check the blocks of every grid: what each is made of, and that the variants it names are there."""
+    for grid, blocks in grids.items():
+        if not blocks:
+            raise RequestError(f"workload.grids.{grid} is empty; expected blocks, as in {{square: {{x: n, n: [256, 512]}}}}")
+        for name, block in blocks.items():
+            key = f"workload.grids.{grid}.{name}"
+            if not isinstance(block, dict) or not isinstance(block.get("x"), str) or block["x"] not in set(block) - {*NOT_AXES}:
+                raise RequestError(f"{key}: expected axes and which is the x-axis, as in {{x: n, n: [256, 512]}}")
+            own = block.get("variants")
+            names = isinstance(own, list) and own and all(isinstance(one, str) for one in own) and len(set(own)) == len(own)
+            if own is not None and not names:
+                raise RequestError(f"{key}.variants: expected at least one name, each once, as in [fp32, bf16], or null for all")
+            for variant in own or []:
+                _known(f"{key}.variants", variant, variants)
+
+
+def _check_axis(axis: str, axes: Mapping[str, AxisSpec]) -> None:
+    """Check an axis' bounds, and what it says of other axes."""
+    spec = axes[axis]
+    if spec.min is not None and spec.max is not None and spec.min > spec.max:
+        raise RequestError(f"workload.axes.{axis}: min {spec.min:g} is more than max {spec.max:g}; swap them")
+    for relation, other in (("multiple_of", spec.multiple_of), ("at_least", spec.at_least)):
+        if other is None:
+            continue
+        key = f"workload.axes.{axis}.{relation}"
+        number = relation == "multiple_of" and other.isdecimal() and int(other) > 0
+        if not number:
+            _known(key, other, set(axes) - {axis})
+        both = [spec] if number else [spec, axes[other]]
+        if any(one.choices is not None for one in both):
+            raise RequestError(f"{key}={other}: names can't be held against each other; expected axes of numbers")
+        if relation == "multiple_of" and not (all(one.whole for one in both) and (number or (axes[other].min or 0) >= 1)):
+            raise RequestError(f"{key}={other}: expected axes of whole numbers, and {other} from 1 on (min: 1)")
 
 
 def _check_threshold(threshold: ThresholdSpec, key: str, axes: Mapping[str, AxisSpec], variants: set[str]) -> None:
@@ -305,6 +335,27 @@ def _check_threshold(threshold: ThresholdSpec, key: str, axes: Mapping[str, Axis
         raise RequestError(f"{key}: baseline and candidate are both {threshold.candidate}; name two variants")
     for axis in threshold.where:
         _known(f"{key}.where", axis, axes)
+    for axis in threshold.per:
+        _known(f"{key}.per", axis, set(axes) - {threshold.axis})
+    for sm in threshold.off_on_sm:
+        if not re.fullmatch(r"\d+\.\d", sm):
+            raise RequestError(f"{key}.off_on_sm={sm}: expected SM versions, as in ['8.9']")
+
+
+def _check_decision(decision: DecisionSpec, key: str, axes: Mapping[str, AxisSpec], variants: set[str]) -> None:
+    _choice(f"{key}.metric", decision.metric, METRICS)
+    _choice(f"{key}.over", decision.over, ("every", "any", "largest"))
+    _known(f"{key}.variant", decision.variant, variants)
+    for axis in decision.where:
+        _known(f"{key}.where", axis, axes)
+    for metric in decision.also:
+        _choice(f"{key}.also", metric, [one for one in METRICS if one != decision.metric])
+    for part in decision.parts:
+        _known(f"{key}.parts", part, variants - {decision.variant})
+    if len(set(decision.parts)) < len(decision.parts):
+        raise RequestError(f"{key}.parts: expected each variant once")
+    if bool(decision.parts) != bool({"share", "headroom"} & set(decision.bounds)):
+        raise RequestError(f"{key}: parts and the metrics share and headroom need each other, as in parts: [scoring, selected]")
 
 
 def _known(key: str, name: str, choices: Iterable[str]) -> None:

@@ -16,14 +16,14 @@ from typing import Any
 from runner.errors import RequestError
 from runner.spec import Case, Gate, GpuSpec, MeasurePolicy, SearchSpec, Warmup
 
-SCHEMA = 1
+SCHEMA = 2
 SECONDARY_TIME = 0.5
 """Share of the time limits that timings after the first get."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A resolved run. `code` is a digest of the measuring code; `derive` holds the declared thresholds and decisions.
+    """A resolved run. `code` is a digest of the measuring code; `derive` holds what is for those who read the results.
 
     `device` is the torch device type, `cuda` or `cpu`. `gpu` is the datasheet of the GPU that was asked for (None: any).
     `module` is an importable module or a `.py` file next to the job file. `provenance` (git state, command, time) is not hashed.
@@ -113,7 +113,11 @@ def at_most_s(data: Mapping[str, Any]) -> float:
     timings = len(measure["timings"] or (("cold", "warm", "wall") if cuda else ("wall",)))
     sampling_s = measure["max_time_s"] * (1 + SECONDARY_TIME * (timings - 1) + (1 if measure["aa_control"] else 0))
     each_s = measure["warmup"]["max_s"] + sampling_s + (measure["energy_window_s"] if cuda else 0)
-    variants = len(data["variants"])
     if data["mode"] == "search":
-        return float(data["search"]["budget_s"] + variants * (data["search"]["finalists"] + 1) * each_s)
-    return float(len(data["cases"]) * variants * each_s)
+        return float(data["search"]["budget_s"] + len(data["variants"]) * (data["search"]["finalists"] + 1) * each_s)
+    return float(measurements(data) * each_s)
+
+
+def measurements(data: Mapping[str, Any]) -> int:
+    """Return how many measurements a job (as plain data) plans: a case counts once for each variant measured on it."""
+    return sum(len(case.get("variants") or data["variants"]) for case in data["cases"])

@@ -4,20 +4,22 @@ Nothing is launched or written here but by `save`.
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from runner import __version__, code, gpus
 from runner.config import RunConfig
 from runner.errors import RequestError, one_line
 from runner.gpus import DetectedGpu
 from runner.grid import expand
-from runner.job import Job, at_most_s
+from runner.job import Job, at_most_s, measurements
 from runner.masking import mask
 from runner.paths import run_folder
-from runner.spec import Case, GpuSpec, ThresholdSpec
+from runner.spec import AxisSpec, Case, GpuSpec, ThresholdSpec
+from runner.units import listed
 
 NO_RENTING = "renting arrives with the next release"
 
@@ -100,16 +102,21 @@ def build_job(config: RunConfig, place: Target, folders: Sequence[Path], overrid
     is_file = workload.module.endswith(".py")
     if place.device == "cpu" and config.measure.timings not in (None, ["wall"]):
         raise RequestError("measure.timings: a CPU has no device clock; expected null or [wall]")
-    cases = expand(workload.blocks(place.device), workload.axes, workload.overrides, config.measure.max_cases)
-    thresholds = [one for one in workload.thresholds if any(one.axis in case.axes for case in cases)]
+    variants = workload.variants
+    cases = expand(workload.blocks(place.device), workload.axes, workload.overrides, config.measure.max_cases, variants)
+    thresholds = [one for one in workload.thresholds if any(_bears_on(one, case) for case in cases)]
     _check_never(thresholds, cases)
+    if workload.mode == "search":
+        cases = []
+    elif all(case.variants for case in cases):
+        variants = [one for one in variants if any(one in case.variants for case in cases)]
     return Job(
         workload=workload.name,
         module=path.name if is_file else workload.module,
         params=workload.params,
-        variants=workload.variants,
-        baseline=workload.baseline,
-        cases=[] if workload.mode == "search" else cases,
+        variants=variants,
+        baseline=workload.baseline if workload.baseline in variants else None,
+        cases=cases,
         device=place.device,
         gpu=place.gpu,
         measure=config.measure,
@@ -119,8 +126,10 @@ def build_job(config: RunConfig, place: Target, folders: Sequence[Path], overrid
         search=workload.search,
         derive={
             "axes": {name: spec.unit for name, spec in workload.axes.items()},
+            "settings": _settings(cases, workload.axes),
             "thresholds": [asdict(one) for one in thresholds],
-            "decisions": [asdict(one) for one in workload.decisions],
+            "decisions": [asdict(one) for one in workload.decisions if one.variant in variants],
+            **({"reported": asdict(config.reported)} if config.reported else {}),
         },
         provenance={
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -132,6 +141,31 @@ def build_job(config: RunConfig, place: Target, folders: Sequence[Path], overrid
             "module_file": str(path) if is_file else None,
         },
     )
+
+
+def _settings(cases: Sequence[Case], specs: Mapping[str, AxisSpec]) -> dict[str, Any]:
+    """Return the declared settings on which all cases that have them agree: axis -> value, to be said once.
+
+    An axis that is some block's x is none of them, nor is one without which two curves of the job would have one name.
+    """
+    found: dict[str, Any] = {}
+    for axis, spec in specs.items():
+        values = {case.axes[axis] for case in cases if axis in case.axes}
+        if not spec.setting or len(values) != 1 or any(case.x == axis for case in cases):
+            continue
+        if len(_curves(cases, {*found, axis})) == len(_curves(cases, {*found})):
+            found[axis] = values.pop()
+    return found
+
+
+def _curves(cases: Sequence[Case], hidden: set[str]) -> set[tuple[Any, ...]]:
+    """Return the names that the curves of a job have without the `hidden` axes."""
+    return {(case.x, *sorted((axis, value) for axis, value in case.series.items() if axis not in hidden)) for case in cases}
+
+
+def _bears_on(threshold: ThresholdSpec, case: Case) -> bool:
+    """Whether both variants of a threshold are measured on a case that has its axis."""
+    return threshold.axis in case.axes and (not case.variants or {threshold.baseline, threshold.candidate} <= {*case.variants})
 
 
 def _check_never(thresholds: Sequence[ThresholdSpec], cases: Sequence[Case]) -> None:
@@ -163,11 +197,15 @@ def describe(plan: Plan) -> list[str]:
     minutes, seconds = divmod(round(at_most_s(job.as_dict())), 60)
     gpu = place.gpu.name if place.gpu else (place.here.name if place.here else None)
     verdict = place.obstacle or ("here" + (f", on GPU {place.here.index} ({place.here.name})" if place.here else ", on the CPU"))
+    count = measurements(job.as_dict())
+    own = "" if count == len(job.cases) * len(job.variants) else f", {count} measurements"
+    settings = listed(job.derive["settings"])
     lines = [
         f"workload   {job.workload}: {plan.config.workload.description or job.module}",
-        f"cases      {len(job.cases)} ({_axes(job)})"
+        f"cases      {len(job.cases)} ({_axes(job)}){own}"
         if job.mode == "grid"
         else f"search     {job.search.budget_s:g} s a variant",
+        *([f"fixed      {settings}"] if settings else []),
         f"variants   {', '.join(job.variants)}" + (f"; baseline {job.baseline}" if job.baseline else ""),
         f"device     {gpu or job.device}",
         f"job        {job.hash[:12]}",
@@ -179,10 +217,12 @@ def describe(plan: Plan) -> list[str]:
 
 
 def _axes(job: Job) -> str:
-    """Sum up the cases: each axis with its number of values, or its only value."""
+    """Sum up the cases: each axis that is no setting with its first and last value, or its only one."""
     values: dict[str, list[object]] = {}
     for case in job.cases:
         for axis, value in case.axes.items():
+            if axis in job.derive["settings"]:
+                continue
             seen = values.setdefault(axis, [])
             if value not in seen:
                 seen.append(value)

@@ -6,12 +6,15 @@ Everything downstream of the journal (thresholds, decisions, report, MLflow, dis
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from runner import journal, stats
 from runner.errors import RequestError
 from runner.journal import Event
+from runner.reported import Reported
+from runner.schema import read as read_as
 from runner.spec import GpuSpec
 from runner.stats import Samples
 
@@ -92,6 +95,49 @@ class Results:
             found.setdefault(journal.case_key(event["case"]), (dict(event["case"]), str(event["x"])))
         return list(found.values())
 
+    @property
+    def settings(self) -> Mapping[str, AxisValue]:
+        """The axes that one value was chosen for in the whole job: said once, and left out of labels."""
+        return self.job["derive"].get("settings") or {}
+
+    @property
+    def reported(self) -> Reported | None:
+        """The figures of others that the run is to be seen beside, or None.
+
+        Raises RequestError when those in the job are not of this version.
+        """
+        found = self.job["derive"].get("reported")
+        return read_as(Reported, found, "derive.reported") if found else None
+
+    def series(self, event: Event) -> dict[str, AxisValue]:
+        """Return what tells the curve of a measurement from the run's others: `series` with the job's settings."""
+        return series(event, self.settings)
+
+    def planned(self, axes: Mapping[str, AxisValue]) -> list[str]:
+        """Return the variants that are measured on the case with these axes, in the job's order."""
+        return self._planned.get(journal.case_key(axes), [])
+
+    @property
+    def missing(self) -> list[tuple[dict[str, AxisValue], str]]:
+        """Return (axes, variant) of everything that was planned and not measured."""
+        measured = self.by_key()
+        return [
+            (axes, variant)
+            for axes, _ in self.cases
+            for variant in self.planned(axes)
+            if (journal.case_key(axes), variant) not in measured
+        ]
+
+    @cached_property
+    def _planned(self) -> dict[str, list[str]]:
+        """Case key -> variants. A case that a search found was planned for the variants that were measured there."""
+        cases = [] if self.job.get("mode") == "search" else self.job.get("cases") or []
+        found = {journal.case_key(case["axes"]): list(case.get("variants") or self.job["variants"]) for case in cases}
+        others: dict[str, list[str]] = {}
+        for event in self.measurements:
+            others.setdefault(journal.case_key(event["case"]), []).append(str(event["variant"]))
+        return others | found
+
     def by_key(self) -> dict[tuple[str, str], Event]:
         """Return the measurements by (case key, variant)."""
         return {(journal.case_key(event["case"]), str(event["variant"])): event for event in self.measurements}
@@ -165,6 +211,16 @@ def speedup(baseline: Event, candidate: Event, confidence: float) -> tuple[stats
     throttled = {*(baseline.get("throttled") or ()), *(candidate.get("throttled") or ())}
     interval = stats.speedup_interval(samples(baseline), samples(candidate), confidence, throttled)
     return interval, "" if interval else "too few rounds for an interval"
+
+
+def labels(axes: Mapping[str, AxisValue], settings: Mapping[str, AxisValue]) -> dict[str, AxisValue]:
+    """Return the axes of a case that are worth naming: all but those at the job's `settings`, which are said once."""
+    return {axis: value for axis, value in axes.items() if axis not in settings or settings[axis] != value}
+
+
+def series(event: Event, settings: Mapping[str, AxisValue]) -> dict[str, AxisValue]:
+    """Return what tells the curve of a measurement from the others of its job: its axes without x and the job's `settings`."""
+    return {axis: value for axis, value in labels(event["case"], settings).items() if axis != event["x"]}
 
 
 def plain(axes: Mapping[str, AxisValue]) -> str:

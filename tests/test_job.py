@@ -42,6 +42,17 @@ def test_who_asked_and_when_does_not():
     assert dataclasses.replace(job, provenance={"created_at": "2026-01-01", "command": ["x"]}).hash == job.hash
 
 
+def test_the_variants_of_a_case_are_in_the_file_in_the_hash_and_in_the_time(tmp_path):
+    cases = [Case({"n": 8}, "n", ["slow"]), Case({"n": 16}, "n")]
+    job = planted_job(["honest", "slow"], cases=cases)
+    job.save(tmp_path / "job.json")
+    assert jobs.load(tmp_path / "job.json").cases == cases
+    every = planted_job(["honest", "slow"], cases=[Case(case.axes, "n") for case in cases])
+    assert job.hash != every.hash
+    assert jobs.measurements(job.as_dict()) == 3
+    assert jobs.at_most_s(job.as_dict()) == pytest.approx(3 / 4 * jobs.at_most_s(every.as_dict()))
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"schema": 1}', '{"schema": 99}', "\x00\x01"])
 def test_a_corrupt_job_file_is_one_line(tmp_path, text):
     path = tmp_path / "job.json"

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from runner import plan
 from runner.compose import compose
 from runner.errors import RequestError
 from runner.gpus import GIB, DetectedGpu
-from runner.job import at_most_s
+from runner.job import Job, at_most_s
 from runner.paths import run_folder
 
 CARD = DetectedGpu(1, "NVIDIA GeForce RTX 4090", 24 * GIB, "GPU-1")
@@ -121,6 +122,115 @@ def test_the_job_says_where_it_comes_from() -> None:
     assert provenance["overrides"] == ["seed=3"]
     assert set(provenance) >= {"created_at", "version", "git", "lock_sha256", "choices"}
     assert json.dumps(provenance)
+
+
+SHAPED = """
+name: shaped
+module: workloads.matmul
+variants: [loop, masked, flash]
+baseline: masked
+grid: auto
+grids:
+  full:
+    sliding: {x: seq_len, seq_len: [64, 128], window: 32, heads: 8, kv_heads: 2, variants: [masked, flash]}
+    heads: {x: heads, seq_len: 64, heads: [2, 4], kv_heads: 2, variants: [loop]}
+  small: {all: {x: seq_len, seq_len: [64, 128], heads: 8, kv_heads: 2}}
+axes:
+  seq_len: {min: 1, at_least: window}
+  window: {min: 1, setting: true}
+  heads: {min: 1, multiple_of: kv_heads, setting: true}
+  kv_heads: {min: 1, setting: true}
+seq_len: null
+window: null
+heads: null
+kv_heads: null
+thresholds:
+  - {key: flash_min_seq_len, axis: seq_len, baseline: masked, candidate: flash}
+  - {key: flash_min_heads, axis: heads, baseline: masked, candidate: flash}
+decisions:
+  - {key: loop_is_slow, question: is it slow, metric: speedup, variant: loop, at_least: 1}
+"""
+
+
+@pytest.fixture
+def shaped(tmp_path: Path) -> Callable[..., Job]:
+    (tmp_path / "workload").mkdir()
+    (tmp_path / "workload" / "shaped.yaml").write_text(SHAPED)
+    return lambda *overrides: planned("workload=shaped", *overrides, config_dir=tmp_path).job
+
+
+def test_settings_are_the_declared_axes_on_which_the_job_agrees(shaped: Callable[..., Job]) -> None:
+    assert shaped().derive["settings"] == {"heads": 8, "kv_heads": 2}
+    assert shaped("workload.heads=16").derive["settings"] == {"heads": 16, "kv_heads": 2}
+    assert shaped("workload.heads=[8,16]").derive["settings"] == {"kv_heads": 2}
+    assert shaped().cases[0].axes == {"seq_len": 64, "heads": 8, "kv_heads": 2}
+
+
+def test_a_setting_that_is_an_x_axis_is_never_hidden(shaped: Callable[..., Job]) -> None:
+    settings = shaped("workload.grid=full").derive["settings"]
+    assert settings == {"window": 32, "kv_heads": 2}
+    only = shaped("workload.grid=full", "workload.variants=[loop]", "workload.baseline=null")
+    assert only.derive["settings"] == {"kv_heads": 2}
+
+
+def test_a_setting_without_which_two_curves_would_have_one_name_is_not_hidden(shaped: Callable[..., Job]) -> None:
+    again = "+workload.grids.small.windowed={x: seq_len, seq_len: 256, window: 32, heads: 8, kv_heads: 2}"
+    assert shaped(again).derive["settings"] == {"heads": 8, "kv_heads": 2}
+
+
+def test_blocks_have_their_variants_and_the_job_those_of_its_blocks(shaped: Callable[..., Job]) -> None:
+    job = shaped("workload.grid=full")
+    assert [case.variants for case in job.cases] == [["masked", "flash"]] * 2 + [["loop"]] * 2
+    assert (job.variants, job.baseline) == (["loop", "masked", "flash"], "masked")
+    assert jobs.measurements(job.as_dict()) == 6
+    one = shaped("workload.grid=full", "workload.window=16")
+    assert (one.variants, one.baseline) == (["masked", "flash"], "masked")
+    other = shaped("workload.grid=full", "workload.variants=[loop]", "workload.baseline=null")
+    assert [case.axes["heads"] for case in other.cases] == [2, 4]
+
+
+def test_what_no_block_can_answer_is_not_asked(shaped: Callable[..., Job]) -> None:
+    def asked(*overrides: str) -> list[str]:
+        derive = shaped(*overrides).derive
+        return [one["key"] for kind in ("thresholds", "decisions") for one in derive[kind]]
+
+    assert asked() == ["flash_min_seq_len", "flash_min_heads", "loop_is_slow"]
+    assert asked("workload.grid=full") == ["flash_min_seq_len", "flash_min_heads", "loop_is_slow"]
+    assert asked("workload.grid=full", "workload.window=16") == ["flash_min_seq_len", "flash_min_heads"]
+
+
+@pytest.mark.parametrize(("overrides", "message"), [
+    (["workload.heads=7"], "workload.heads=7: expected a multiple of kv_heads=2; try workload.heads=8"),
+    (["workload.grid=full", "workload.window=65"], "workload.seq_len=64: expected at least window=65; try workload.seq_len=65"),
+    (["workload.grid=full", "workload.window=8", "workload.variants=[loop]", "workload.baseline=null"],
+     "workload.variants=[loop]: no block of this grid has any of them; choose from masked, flash"),
+    (["workload.grids.full.sliding.variants=[flsh]"],
+     "workload.grids.full.sliding.variants=flsh: no such name in the workload; did you mean flash?"),
+    (["workload.grids.full.sliding.variants=[]"], "workload.grids.full.sliding.variants: expected at least one name"),
+    (["workload.grids.full.sliding.variants=flash"], "workload.grids.full.sliding.variants: expected at least one name"),
+    (["workload.grids.full.sliding.variants=[1]"], "workload.grids.full.sliding.variants: expected at least one name"),
+    (["workload.grids.full.sliding.x=variants"], "workload.grids.full.sliding: expected axes and which is the x-axis"),
+    (["workload.axes.heads.multiple_of=kv_head"],
+     "workload.axes.heads.multiple_of=kv_head: no such name in the workload; did you mean kv_heads?"),
+    (["workload.axes.heads.multiple_of=heads"], "workload.axes.heads.multiple_of=heads: no such name in the workload"),
+    (["workload.axes.heads.multiple_of=0"], "workload.axes.heads.multiple_of=0: no such name in the workload"),
+    (["workload.axes.kv_heads.min=0"],
+     "workload.axes.heads.multiple_of=kv_heads: expected axes of whole numbers, and kv_heads from 1 on"),
+    (["workload.axes.heads.min=0.5"], "workload.axes.heads.multiple_of=kv_heads: expected axes of whole numbers"),
+    (["+workload.axes.window.choices=[a]"], "workload.axes.seq_len.at_least=window: names can't be held against each other"),
+])  # fmt: skip
+def test_a_shape_that_can_not_be_is_one_line(shaped: Callable[..., Job], overrides: list[str], message: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        shaped(*overrides)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_dry_run_says_settings_once(tmp_path: Path, shaped: Callable[..., Job]) -> None:
+    shaped()
+    lines = plan.describe(planned("workload=shaped", "workload.grid=full", config_dir=tmp_path))
+    assert "cases      4 (seq_len 64..128, heads 8..4), 6 measurements" in lines
+    assert "fixed      window 32, kv_heads 2" in lines
 
 
 def own_workload(folder: Path, module: str) -> Path:
