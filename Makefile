@@ -23,7 +23,7 @@ $(READY): requirements/lock.txt pyproject.toml
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(READY)
 
-run: $(READY)  ## measure the main job on this machine and record it
+run: $(READY)  ## measure the default job on this machine and record it: NSA decoding against dense attention
 	@$(BIN)/python -m runner $(ARGS)
 
 ui: $(READY)  ## open the MLflow UI on what was recorded (port 5000, or make ui PORT=...)

@@ -37,6 +37,8 @@ class WorkloadConfig:
 
     `any_device` lets it run on whatever GPU is here, to hold that against the one asked for; a mismatch fails the job.
 
+    `compositions` says which variants are the stages of which whole.
+
     `overrides` is not a key of the file: it holds the keys named like an axis (`n: 4096`), which replace that axis of the grid.
     """
 
@@ -53,6 +55,7 @@ class WorkloadConfig:
     params: dict[str, Any] = field(default_factory=dict)
     thresholds: list[ThresholdSpec] = field(default_factory=list)
     decisions: list[DecisionSpec] = field(default_factory=list)
+    compositions: dict[str, list[str]] = field(default_factory=dict)
     search: SearchSpec = field(default_factory=SearchSpec)
     overrides: dict[str, Any] = field(default_factory=dict)
 
@@ -277,6 +280,8 @@ def _check_workload(workload: WorkloadConfig, declared: set[str]) -> WorkloadCon
         _check_threshold(threshold, f"workload.thresholds[{index}]", workload.axes, known)
     for index, decision in enumerate(workload.decisions):
         _check_decision(decision, f"workload.decisions[{index}]", workload.axes, known)
+    for whole, stages in workload.compositions.items():
+        _check_composition(whole, stages, known)
     keys = [one.key for one in workload.thresholds] + [one.key for one in workload.decisions]
     for name in keys:
         if keys.count(name) > 1:
@@ -356,6 +361,15 @@ def _check_decision(decision: DecisionSpec, key: str, axes: Mapping[str, AxisSpe
         raise RequestError(f"{key}.parts: expected each variant once")
     if bool(decision.parts) != bool({"share", "headroom"} & set(decision.bounds)):
         raise RequestError(f"{key}: parts and the metrics share and headroom need each other, as in parts: [scoring, selected]")
+
+
+def _check_composition(whole: str, stages: list[str], variants: set[str]) -> None:
+    _known("workload.compositions", whole, variants)
+    key = f"workload.compositions.{whole}"
+    for stage in stages:
+        _known(key, stage, variants - {whole})
+    if not stages or len(set(stages)) < len(stages):
+        raise RequestError(f"{key}: expected at least one variant, each once, as in {{whole: [scoring, selected]}}")
 
 
 def _known(key: str, name: str, choices: Iterable[str]) -> None:

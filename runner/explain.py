@@ -50,7 +50,8 @@ def _unknown_key(key: str, overrides: Sequence[str], config_dir: Path | str | No
 
     from runner.compose import load
 
-    choices = [one for one in overrides if re.fullmatch(r"(workload|gpu|cloud|launch|measure|tracking|experiment)=[\w./-]+", one)]
+    groups = "workload|gpu|cloud|launch|measure|tracking|reported|experiment"
+    choices = [one for one in overrides if re.fullmatch(rf"({groups})=[\w./-]+", one)]
     try:
         cfg = load(choices, config_dir)
     except Exception:  # a choice is wrong as well; the plain message is still right

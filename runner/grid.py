@@ -88,7 +88,7 @@ def _check(axis: str, value: Any, spec: AxisSpec) -> None:
     if spec.whole and not isinstance(value, int):
         raise RequestError(f"workload.{axis}={value}: expected a whole number, as in workload.{axis}={_example(spec)}")
     if not _within(value, spec):
-        low, high = (None if bound is None else f"{bound:g}" for bound in (spec.min, spec.max))
+        low, high = (None if bound is None else f"{bound:.15g}" for bound in (spec.min, spec.max))
         bounds = f"{low} to {high}" if low and high else f"at least {low}" if low else f"at most {high}"
         raise RequestError(f"workload.{axis}={value}: expected {bounds} {spec.unit}".rstrip())
 
@@ -137,4 +137,4 @@ def _within(value: float, spec: AxisSpec) -> bool:
 def _example(spec: AxisSpec) -> str:
     if spec.choices:
         return spec.choices[0]
-    return f"{spec.min:g}" if spec.min is not None else "1"
+    return f"{spec.min:.15g}" if spec.min is not None else "1"

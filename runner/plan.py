@@ -110,6 +110,7 @@ def build_job(config: RunConfig, place: Target, folders: Sequence[Path], overrid
         cases = []
     elif all(case.variants for case in cases):
         variants = [one for one in variants if any(one in case.variants for case in cases)]
+    composed = _compositions(workload.compositions, variants) if workload.mode == "grid" else {}
     return Job(
         workload=workload.name,
         module=path.name if is_file else workload.module,
@@ -129,6 +130,7 @@ def build_job(config: RunConfig, place: Target, folders: Sequence[Path], overrid
             "settings": _settings(cases, workload.axes),
             "thresholds": [asdict(one) for one in thresholds],
             "decisions": [asdict(one) for one in workload.decisions if one.variant in variants],
+            **({"compositions": composed} if composed else {}),
             **({"reported": asdict(config.reported)} if config.reported else {}),
         },
         provenance={
@@ -141,6 +143,20 @@ def build_job(config: RunConfig, place: Target, folders: Sequence[Path], overrid
             "module_file": str(path) if is_file else None,
         },
     )
+
+
+def _compositions(compositions: Mapping[str, list[str]], variants: Sequence[str]) -> dict[str, Any]:
+    """Return what this run has of the declared compositions, by whole: `stages`, and `without`, those that it leaves out.
+
+    One whose whole or whose every stage is left out is none. A search times no stage beside its whole.
+    """
+    found = {}
+    for whole, declared in compositions.items():
+        stages = [one for one in declared if one in variants]
+        without = [one for one in declared if one not in variants]
+        if whole in variants and stages:
+            found[whole] = {"stages": stages} | ({"without": without} if without else {})
+    return found
 
 
 def _settings(cases: Sequence[Case], specs: Mapping[str, AxisSpec]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Everything downstream of the journal (thresholds, decisions, report, MLflow, dis
 """
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -204,13 +204,18 @@ def speedup(baseline: Event, candidate: Event, confidence: float) -> tuple[stats
 
     Only samples of the same rounds are: a case that was interrupted and measured again may have one of each.
     """
-    if baseline.get("timing") != candidate.get("timing"):
-        return None, "the two were timed in different ways"
-    if baseline.get("round") != candidate.get("round"):
-        return None, "the two were not timed side by side"
+    if why := apart([baseline, candidate]):
+        return None, f"the two were {why}"
     throttled = {*(baseline.get("throttled") or ()), *(candidate.get("throttled") or ())}
     interval = stats.speedup_interval(samples(baseline), samples(candidate), confidence, throttled)
     return interval, "" if interval else "too few rounds for an interval"
+
+
+def apart(events: Sequence[Event]) -> str:
+    """Say why the samples of these measurements can't be set against each other round by round; "" where they can."""
+    if any(event.get("timing") != events[0].get("timing") for event in events):
+        return "timed in different ways"
+    return "not timed side by side" if any(event.get("round") != events[0].get("round") for event in events) else ""
 
 
 def labels(axes: Mapping[str, AxisValue], settings: Mapping[str, AxisValue]) -> dict[str, AxisValue]:

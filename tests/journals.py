@@ -147,13 +147,14 @@ class Fabricated:
     def _measure(self, case: Case, rng: np.random.Generator) -> Iterable[Event]:
         drift = 1 + self.drift * np.sin(np.linspace(0, 3, self.samples) + rng.uniform(0, 6))
         times: dict[str, Any] = {}
-        for variant, curve in self.curves.items():
+        own = {variant: self.curves[variant] for variant in case.variants or self.curves}
+        for variant, curve in own.items():
             status = (self.statuses(case.axes, variant) or ("ok", ""))[0]
             if status in ("ok", "noisy"):
                 spread = self.noise * (1 if status == "ok" else 12)
                 times[variant] = curve(case.axes) * drift * np.exp(spread * rng.standard_normal(self.samples))
         ops, least = self.work(case.axes)
-        for variant in self.curves:
+        for variant in own:
             status, reason = self.statuses(case.axes, variant) or ("ok", None)
             event: Event = {
                 "event": "measurement",
@@ -267,6 +268,19 @@ def matmul(**changes: Any) -> Fabricated:
                 }
             ],
         },
+    }
+    return Fabricated(**(defaults | changes))
+
+
+def staged(**changes: Any) -> Fabricated:
+    """Return a run of a step and its stages: scoring is 30% of `whole`, reading 50%, the sum 80%; beside it `dense`."""
+    shares = {"scoring": 0.3, "reading": 0.5, "whole": 1.0, "dense": 0.8}
+    defaults: dict[str, Any] = {
+        "workload": "step",
+        "curves": {name: lambda case, share=share: share * float(case["n"]) * 1e-4 for name, share in shares.items()},
+        "cases": grid("n", [1024, 4096]),
+        "baseline": "dense",
+        "derive": {"axes": {"n": "tokens"}, "compositions": {"whole": {"stages": ["scoring", "reading"]}}},
     }
     return Fabricated(**(defaults | changes))
 

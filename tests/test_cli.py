@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import subprocess
 import sys
 import types
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from runner import __version__, plan
 from runner.cli import main
+from runner.compose import compose
 from runner.config import RunConfig
 from runner.errors import JobError
 
@@ -47,8 +49,11 @@ def ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Ran]:
 
 
 def test_a_run_gets_the_checked_config(ran: Ran) -> None:
-    assert main(["workload.n=64", "seed=3"]) == 0
-    assert [(config.seed, config.workload.overrides["n"]) for config in ran] == [(3, 64)]
+    assert main(["workload=matmul", "workload.n=64", "seed=3"]) == 0
+    assert main(["workload.context=64", "seed=4"]) == 0
+    first, second = ran
+    assert (first.workload.name, first.seed, first.workload.overrides["n"]) == ("matmul", 3, 64)
+    assert (second.workload.name, second.seed, second.workload.overrides["context"]) == ("nsa_decode", 4, 64)
 
 
 def test_a_multirun_runs_every_combination(ran: Ran) -> None:
@@ -95,6 +100,16 @@ def test_help_is_what_hydra_gives_to_any_program_on_these_configs(capsys: pytest
     assert "gpu: 3090, 4080, 4090" in ours
 
 
+def test_help_lists_the_groups_that_one_can_choose_from_and_says_what_the_default_measures(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["--help"]) == 0
+    ours = capsys.readouterr().out
+    listed = [line.split(":")[0] for line in ours.partition("Choices\n")[2].partition("\n\n")[0].splitlines()]
+    assert listed == ["cloud", "experiment", "gpu", "launch", "measure", "reported", "tracking", "workload"]
+    assert re.search(rf"python -m runner +{compose().config.workload.name} on this machine", ours)
+
+
 def test_help_lists_the_choices_of_the_users_folder(
     tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -102,7 +117,7 @@ def test_help_lists_the_choices_of_the_users_folder(
     (folder / "workload").mkdir()
     (folder / "workload" / "gemv.yaml").touch()
     assert main(["--config-dir", str(folder), "--help"]) == 0
-    assert "workload: gemv, inspect, matmul" in capsys.readouterr().out
+    assert "workload: fa2_thresholds, gemv, inspect, matmul, nsa_decode, nsa_prefill\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
@@ -114,12 +129,15 @@ def test_help_lists_the_choices_of_the_users_folder(
     (["gpu=4090"], "no NVIDIA GeForce RTX 4090 here"),
     (["gpu=4090", "launch=local"], "no NVIDIA GeForce RTX 4090 here"),
     (["gpu=4090", "launch=sky"], "can't rent yet"),
-    (["workload.n=-1"], "workload.n=-1: expected 1 to 131072 elements"),
-    (["workload.n=0"], "workload.n=0: expected 1 to 131072 elements"),
-    (["workload.n=[]"], "workload.n is empty"),
-    (["workload.n=1e99"], "expected a whole number"),
-    (["workload.n=99999999999"], "expected 1 to 131072 elements"),
-    (["workload.n=many"], "expected a number"),
+    (["workload=matmul", "workload.n=-1"], "workload.n=-1: expected 1 to 131072 elements"),
+    (["workload=matmul", "workload.n=0"], "workload.n=0: expected 1 to 131072 elements"),
+    (["workload=matmul", "workload.n=[]"], "workload.n is empty"),
+    (["workload=matmul", "workload.n=1e99"], "expected a whole number"),
+    (["workload=matmul", "workload.n=99999999999"], "expected 1 to 131072 elements"),
+    (["workload=matmul", "workload.n=many"], "expected a number"),
+    (["workload.context=-1"], "workload.context=-1: expected 1 to 4194304 tokens"),
+    (["workload.context=16"], "workload.context=16: expected at least block_len=32"),
+    (["workload.n=64"], "workload.n is no key of the config; did you mean"),
     (["measure.max_cases=2"], "more than measure.max_cases=2"),
     (["tracking.uri=ftp://x"], "a tracking URI of a wrong kind"),
     (["workload.n=[1"], "can't read the override 'workload.n=[1'"),
@@ -168,8 +186,9 @@ def test_the_module_runs_and_stays_light() -> None:
 
 
 KEYS = st.sampled_from(
-    ["workload", "gpu", "cloud", "measure", "experiment", "workload.n", "workload.layer", "workload.variants",
-     "workload.axes.n.max",
+    ["workload", "gpu", "cloud", "measure", "experiment", "reported", "workload.n", "workload.layer", "workload.variants",
+     "workload.axes.n.max", "workload.context", "workload.heads", "workload.block_len", "workload.lengths",
+     "workload.axes.heads.multiple_of", "workload.axes.context",
      "workload.thresholds", "workload.grids", "workload.module", "measure.target", "measure.warmup", "seed", "display", "tags",
      "tracking.uri", "gpu@x", "gpu.name", "nothing", "a.b.c"]
 )  # fmt: skip
@@ -185,16 +204,20 @@ OVERRIDES = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(OVERRIDES, min_size=1, max_size=3))
-@example(["=", "workload.n=\x00"])
-@example(["workload.variants=[fp32]", "workload.n=[[1]]"])
-@example(["workload.grids.small.square.x=3"])
-@example(["workload.params=null"])
-@example(["workload.axes.n=null"])
-def test_no_override_ever_gives_a_traceback(overrides: list[str]) -> None:
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.sampled_from([[], ["workload=matmul"]]), st.lists(OVERRIDES, min_size=1, max_size=3))
+@example(["workload=matmul"], ["=", "workload.n=\x00"])
+@example(["workload=matmul"], ["workload.variants=[fp32]", "workload.n=[[1]]"])
+@example(["workload=matmul"], ["workload.grids.small.square.x=3"])
+@example(["workload=matmul"], ["workload.params=null"])
+@example(["workload=matmul"], ["workload.axes.n=null"])
+@example([], ["workload.grids.small.decode.x=3"])
+@example([], ["workload.context=[[1]]", "workload.heads=0"])
+@example([], ["workload.axes.heads=null"])
+@example([], ["workload.lengths=many", "workload.block_len=1.5"])
+def test_no_override_ever_gives_a_traceback(workload: list[str], overrides: list[str]) -> None:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(["launch.dry_run=true", *overrides])
+        code = main(["launch.dry_run=true", *workload, *overrides])
     assert code in (0, 2)
     assert err.getvalue().count("\n") == (1 if code else 0), err.getvalue()

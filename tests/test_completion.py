@@ -39,6 +39,12 @@ def test_choices_complete_for_every_way_of_calling(program: str) -> None:
     assert complete(f"{program} workload=m") == ["matmul"]
 
 
+def test_what_is_no_group_is_not_offered() -> None:
+    offered = {name.rstrip("=.") for name in complete("crossover ")}
+    assert {"workload", "gpu", "reported", "experiment"} <= offered
+    assert complete("crossover ax") == complete("crossover nsa") == []
+
+
 def test_numeric_choices_complete_after_other_overrides() -> None:
     assert complete("python -m runner workload=matmul gpu=4090 gpu=40") == ["4080", "4090"]
 
@@ -48,7 +54,8 @@ def test_without_the_break_at_equals_the_whole_word_is_offered() -> None:
 
 
 def test_keys_and_options_complete() -> None:
-    assert complete("crossover workload.ba") == ["workload.baseline="]
+    assert complete("crossover workload=matmul workload.ba") == ["workload.baseline="]
+    assert complete("crossover workload.ba") == ["workload.baseline=", "workload.batch="]
     assert complete("crossover --con") == ["--config-dir"]
 
 

@@ -16,6 +16,10 @@ from runner.spec import MeasurePolicy, Warmup
 FILES = sorted(path.relative_to(conf_dir()) for path in conf_dir().glob("*/*.yaml"))
 
 
+THRESHOLD = "{key: a, axis: n, baseline: fp32, candidate: bf16"
+DECISION = "{key: a, question: q, variant: bf16, at_least: 1"
+
+
 def wrong(*overrides: str) -> str:
     with pytest.raises(RequestError) as caught:
         compose(overrides)
@@ -29,9 +33,19 @@ def test_every_config_file_composes_and_is_valid(path: Path) -> None:
     assert compose([f"{path.parent}={path.stem}"]).config.choices[str(path.parent)] == path.stem
 
 
-def test_the_default_is_matmul_on_this_machine() -> None:
+def test_every_folder_of_configs_is_a_group_that_the_map_names() -> None:
+    groups = {path.name for path in conf_dir().iterdir() if path.is_dir() and path.name != "hydra"}
+    choices = compose(["reported=nsa_4090", "experiment=nsa_4090_report"]).config.choices
+    assert set(choices) == groups == {"workload", "gpu", "cloud", "launch", "measure", "tracking", "reported", "experiment"}
+
+
+def test_the_default_is_nsa_decode_on_this_machine() -> None:
     config = compose().config
-    assert (config.workload.name, config.gpu, config.launch.mode, config.seed) == ("matmul", None, "auto", 0)
+    assert (config.workload.name, config.gpu, config.launch.mode, config.seed) == ("nsa_decode", None, "auto", 0)
+    assert (config.workload.baseline, [one.key for one in config.workload.thresholds]) == (
+        "dense_flash",
+        ["nsa_decode_min_context"],
+    )
 
 
 def test_a_gpu_is_its_datasheet() -> None:
@@ -41,7 +55,14 @@ def test_a_gpu_is_its_datasheet() -> None:
 
 
 def test_a_key_named_like_an_axis_overrides_it() -> None:
-    assert compose(["workload.n=[64,128]"]).config.workload.overrides["n"] == [64, 128]
+    assert compose(["workload=matmul", "workload.n=[64,128]"]).config.workload.overrides["n"] == [64, 128]
+
+
+@pytest.mark.parametrize("workload", ["nsa_prefill", "nsa_decode", "fa2_thresholds"])
+def test_shared_axes_are_part_of_each_workload_that_includes_them(workload: str) -> None:
+    config = compose([f"workload={workload}", "workload.heads=32"]).config
+    assert config.workload.overrides["heads"] == 32
+    assert (config.workload.axes["heads"].multiple_of, config.workload.axes["heads"].setting) == ("kv_heads", True)
 
 
 def test_an_experiment_wins_over_the_defaults_and_the_command_line_over_both() -> None:
@@ -53,12 +74,24 @@ def test_the_local_store_is_absolute_and_under_out(tmp_path: Path) -> None:
     tracking = compose([f"out={tmp_path}"]).config.tracking
     assert tracking.uri == f"sqlite:///{tmp_path}/mlflow.db"
     assert tracking.artifact_location == f"file://{tmp_path}/mlartifacts"
-    assert tracking.experiment == "matmul"
+    assert tracking.experiment == "nsa_decode"
+    assert compose([f"out={tmp_path}", "workload=matmul"]).config.tracking.experiment == "matmul"
 
 
 def test_thresholds_on_variants_left_out_are_left_out() -> None:
-    workload = compose(["workload.variants=[fp32,bf16]"]).config.workload
+    workload = compose(["workload=matmul", "workload.variants=[fp32,bf16]"]).config.workload
     assert [one.key for one in workload.thresholds] == ["bf16_min_n"]
+
+
+def test_decisions_about_a_variant_or_a_part_left_out_are_left_out() -> None:
+    asked = f"workload.decisions=[{DECISION}, metric: share, parts: [fp8, tf32]}}]"
+    assert [one.parts for one in compose(["workload=matmul", asked]).config.workload.decisions] == [["fp8", "tf32"]]
+    assert compose(["workload=matmul", asked, "workload.variants=[fp32,bf16,fp8]"]).config.workload.decisions == []
+
+
+def test_sm_versions_may_be_written_as_numbers() -> None:
+    asked = f"workload.thresholds=[{THRESHOLD}, off_on_sm: [8.9, 12.0]}}]"
+    assert compose(["workload=matmul", asked]).config.workload.thresholds[0].off_on_sm == ["8.9", "12.0"]
 
 
 @pytest.mark.parametrize(
@@ -69,8 +102,7 @@ def test_thresholds_on_variants_left_out_are_left_out() -> None:
         ("cloud=runpd", "cloud=runpd", "did you mean runpod?"),
         ("experiment=h200_ceiling", "experiment=h200_ceiling", "did you mean h200_ceilings?"),
         ("measure.targt=1", "measure.targt", "did you mean measure.target"),
-        ("n=4096", "n is no key", "did you mean workload.n?"),
-        ("+workload.nn=1", "workload.nn", "is no key"),
+        ("context=4096", "context is no key", "did you mean workload.context?"),
         ("++measure.targt=0.1", "measure.targt", "did you mean target?"),
         ("tags.a=b", "tags.a", "+tags.a=VALUE"),
         ("gpu=null", "gpu=4090", "name of a choice"),
@@ -100,6 +132,22 @@ def test_thresholds_on_variants_left_out_are_left_out() -> None:
         ("measure.gate.rel_l2.fp32=-1", "measure.gate.rel_l2.fp32=-1", "more than 0"),
         ("measure.warmup=5", "measure.warmup", "keys and values"),
         ("workload.mode=serch", "workload.mode=serch", "did you mean search?"),
+        ("gpu.nme=x", "gpu.nme", "did you mean gpu.name"),
+        ("+gpu.power_w=300", "gpu.", "missing"),
+        ("tracking.uri=ftp://host/x", "tracking.uri=ftp://host/x", "a tracking URI of a wrong kind"),
+    ],
+)
+def test_a_wrong_value_is_one_line_with_the_key_and_what_was_expected(override: str, key: str, expected: str) -> None:
+    message = wrong(override)
+    assert key in message
+    assert expected in message
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "expected"),
+    [
+        ("n=4096", "n is no key", "did you mean workload.n?"),
+        ("+workload.nn=1", "workload.nn", "is no key"),
         ("workload.grid=huge", "workload.grid=huge", "full, small"),
         ("~workload.grids.small", "workload.grids.small", "is missing"),
         ("workload.variants=[]", "workload.variants", "at least one"),
@@ -108,13 +156,30 @@ def test_thresholds_on_variants_left_out_are_left_out() -> None:
         ("workload.thresholds=[{key: a, axis: q, baseline: fp32, candidate: bf16}]", "thresholds[0].axis=q", "no such name"),
         ("workload.thresholds=[{key: a, axis: n, baseline: fp32, candidate: bf17}]", "thresholds[0].candidate", "did you mean"),
         ("workload.thresholds=[{key: a, axis: n, baseline: fp32}]", "workload.thresholds[0].candidate", "missing"),
-        ("gpu.nme=x", "gpu.nme", "did you mean gpu.name"),
-        ("+gpu.power_w=300", "gpu.", "missing"),
-        ("tracking.uri=ftp://host/x", "tracking.uri=ftp://host/x", "a tracking URI of a wrong kind"),
     ],
 )
-def test_a_wrong_value_is_one_line_with_the_key_and_what_was_expected(override: str, key: str, expected: str) -> None:
-    message = wrong(override)
+def test_a_wrong_value_of_a_workload_is_held_against_that_workload(override: str, key: str, expected: str) -> None:
+    message = wrong("workload=matmul", override)
+    assert key in message
+    assert expected in message
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "expected"),
+    [
+        (f"workload.thresholds=[{THRESHOLD}, per: [layr]}}]", "thresholds[0].per=layr", "did you mean layer?"),
+        (f"workload.thresholds=[{THRESHOLD}, per: [n]}}]", "thresholds[0].per=n", "choose from"),
+        (f"workload.thresholds=[{THRESHOLD}, off_on_sm: [ada]}}]", "thresholds[0].off_on_sm=ada", "as in ['8.9']"),
+        (f"workload.decisions=[{DECISION}, metric: sharp}}]", "decisions[0].metric=sharp", "did you mean share?"),
+        (f"workload.decisions=[{DECISION}, metric: share}}]", "decisions[0]: parts", "parts: [scoring, selected]"),
+        (f"workload.decisions=[{DECISION}, metric: tflops, parts: [fp32]}}]", "decisions[0]: parts", "share and headroom"),
+        (f"workload.decisions=[{DECISION}, metric: share, parts: [bf16]}}]", "decisions[0].parts=bf16", "did you mean fp16?"),
+        (f"workload.decisions=[{DECISION}, metric: share, parts: [fp8, fp8]}}]", "decisions[0].parts", "each variant once"),
+        (f"workload.decisions=[{DECISION}, metric: tflops, also: {{tflops: 1}}}}]", "decisions[0].also=tflops", "one of"),
+    ],
+)
+def test_a_threshold_or_decision_that_can_not_be_derived_is_refused(override: str, key: str, expected: str) -> None:
+    message = wrong("workload=matmul", override)
     assert key in message
     assert expected in message
 

@@ -51,6 +51,17 @@ def test_the_reason_names_the_case_that_decides() -> None:
     assert "at n = 256 (the lowest), below 1.5" in ask(run(), 1.5).reason
 
 
+def test_the_reason_names_no_setting_and_the_table_every_axis() -> None:
+    shaped = run(cases=grid("n", XS, heads=[64]), derive={"settings": {"heads": 64}})
+    found = ask(shaped, 1.5)
+    assert "at n = 256 (the lowest)" in found.reason
+    assert found.table[0]["case"] == {"n": 256, "heads": 64}
+    shaped.statuses = lambda case, variant: ("error", "gone") if variant == "bf16" else None
+    assert ask(shaped, 1.5).reason == "bf16 error (gone)"
+    shaped.statuses = lambda case, variant: ("oom", "large") if (variant, case["n"]) == ("bf16", 4096) else None
+    assert ask(shaped, 1.1).reason == "bf16 oom (large) at n = 4096"
+
+
 def test_where_keeps_only_its_cases() -> None:
     assert ask(run(), 1.5, where={"n": 1024}).answer == "yes"
     assert ask(run(), 1.5, where={"n": 7}).answer == "undecided"

@@ -13,6 +13,7 @@ from runner import units
 from runner.display import for_mode, words
 from runner.display.rich import Rich
 from runner.errors import RequestError
+from runner.spec import Case
 from tests.journals import Fabricated, grid, matmul
 
 
@@ -61,6 +62,37 @@ def test_plain_prints_a_line_per_measurement_and_the_end() -> None:
     assert "bf16 beats fp32 by 1.2x from n = 512 on" in lines
     assert lines[-2] == "complete: 19 ok, 1 incorrect, 7 unsupported, 1 noisy"
     assert lines[-1].startswith("mlflow ui")
+
+
+SHAPED = {
+    "cases": grid("n", [128, 256], heads=[64], head_dim=[128], layer=["up", "down"]),
+    "derive": {"settings": {"heads": 64, "head_dim": 128}},
+}
+
+
+@pytest.mark.parametrize("mode", ["plain", "rich"])
+def test_settings_are_said_once_and_in_no_name(mode: str) -> None:
+    shown = text(mode, matmul(**SHAPED, statuses=trouble))
+    assert shown.splitlines()[1] == "fixed      heads 64, head_dim 128"
+    assert shown.count("head") == 2
+    assert "layer=up n=128 bf16: incorrect" in shown
+
+
+def test_a_job_whose_cases_differ_in_variants_says_how_many_measurements_it_has() -> None:
+    cases = [Case({"n": 128}, "n", ["fp32", "bf16"]), Case({"n": 256}, "n")]
+    lines = text("plain", matmul(cases=cases)).splitlines()
+    assert lines[0].startswith("matmul on NVIDIA H200: 2 cases of 4 variants, 6 measurements, at most ")
+    assert sum(line.startswith("[") for line in lines) == 6
+
+
+def test_what_was_not_measured_is_counted() -> None:
+    run = matmul()
+    stream = io.StringIO()
+    display = for_mode("plain", stream)
+    for event in run.events()[:7]:
+        display.event(event)
+    display.finish("partial", "killed")
+    assert stream.getvalue().splitlines()[-1] == "partial (killed): 3 ok, 1 unsupported, 24 not measured"
 
 
 def test_quiet_prints_only_the_folder_and_how_it_ended() -> None:

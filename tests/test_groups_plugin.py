@@ -30,7 +30,7 @@ def test_a_package_is_left_as_it_is(override: str) -> None:
 
 
 def test_numbers_of_ordinary_keys_stay_numbers() -> None:
-    cfg = composed("workload.n=4090", "++measure.target=0.5", "seed=7", "+tags.run=4090")
+    cfg = composed("workload=matmul", "workload.n=4090", "++measure.target=0.5", "seed=7", "+tags.run=4090")
     assert (cfg.workload.n, cfg.measure.target, cfg.seed, cfg.tags.run) == (4090, 0.5, 7, 4090)
     assert isinstance(cfg.workload.n, int)
 
@@ -64,7 +64,7 @@ def run(folder: Path, *arguments: str) -> str:
 
 @pytest.mark.parametrize("sweep", ["gpu=4090,3090", "gpu=choice(4090,3090)", "gpu='4090','3090'", "gpu=glob(*90)"])
 def test_a_multirun_takes_numeric_choices(tmp_path: Path, sweep: str) -> None:
-    lines = run(tmp_path, "-m", sweep, "workload.n=64").splitlines()
+    lines = run(tmp_path, "-m", sweep, "workload=matmul", "workload.n=64").splitlines()
     assert sorted(lines) == ["chosen: NVIDIA GeForce RTX 3090 64", f"chosen: {RTX_4090} 64"]
 
 

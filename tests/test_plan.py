@@ -33,13 +33,31 @@ def refused(*overrides: str, detected: tuple[DetectedGpu, ...] = ()) -> str:
 
 
 def test_local_is_the_cpu_where_there_is_no_gpu() -> None:
-    job = planned().job
+    job = planned("workload=matmul").job
     assert (job.device, job.gpu) == ("cpu", None)
     assert max(case.axes["n"] for case in job.cases) <= 512
 
 
+def test_the_default_measures_every_stage_of_a_decoding_step_in_the_small_grid_on_a_cpu() -> None:
+    job = planned().job
+    assert (job.workload, job.device, job.baseline) == ("nsa_decode", "cpu", "dense_flash")
+    assert [case.axes["context"] for case in job.cases] == [1024, 8192, 65536]
+    assert job.derive["settings"]["heads"] == 8
+    assert at_most_s(job.as_dict()) <= 90
+
+
+def test_the_default_has_the_papers_heads_and_blocks_on_a_gpu() -> None:
+    job = planned(detected=(CARD,)).job
+    assert (job.workload, job.device) == ("nsa_decode", "cuda")
+    assert {(case.axes["context"], case.axes["batch"]) for case in job.cases} == {
+        (context, batch) for context in (8192, 16384, 32768, 65536) for batch in (1, 16)
+    }
+    settings = {"heads": 64, "kv_heads": 4, "block_len": 32, "stride": 16, "select_len": 64, "num_select": 16, "window": 512}
+    assert settings.items() <= job.derive["settings"].items()
+
+
 def test_local_is_the_first_gpu_with_its_datasheet() -> None:
-    made = planned(detected=(CARD,))
+    made = planned("workload=matmul", detected=(CARD,))
     assert made.job.device == "cuda"
     assert made.job.gpu is not None
     assert made.job.gpu.name == CARD.name
@@ -76,7 +94,7 @@ def test_renting_is_honestly_not_there_yet() -> None:
 
 @pytest.mark.parametrize("launch", ["auto", "local", "sky"])
 def test_a_dry_run_describes_what_could_not_run(launch: str) -> None:
-    text = "\n".join(plan.describe(planned("gpu=4090", f"launch={launch}", "launch.dry_run=true")))
+    text = "\n".join(plan.describe(planned("workload=matmul", "gpu=4090", f"launch={launch}", "launch.dry_run=true")))
     for part in (
         "workload   matmul",
         "cases      26",

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 import pytest
 
 from runner.cli import main
+from runner.compose import compose
 from tests.jobs import ROOT
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -122,6 +123,15 @@ def test_every_other_program_that_a_page_shows_has_the_options_it_is_given(page,
 def test_every_make_target_that_a_page_shows_exists(page, words, code):
     done = subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf" / "workload").glob("*.yaml")))
+def test_a_workloads_section_names_its_variants_thresholds_and_decisions(name):
+    page = (ROOT / "docs" / "workloads.md").read_text()
+    (section,) = re.findall(rf"^## {name}\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE)
+    workload = compose([f"workload={name}"]).config.workload
+    declared = {*workload.variants, *(one.key for one in (*workload.thresholds, *workload.decisions))}
+    assert declared - set(re.findall(r"`(\w+)`", section)) == set()
 
 
 def test_no_file_names_the_machine_it_was_written_on_or_puts_work_off():

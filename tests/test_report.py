@@ -12,9 +12,11 @@ import yaml
 from PIL import Image
 
 from runner import report, results
-from runner.report import plots
+from runner.report import drawing, plots
 from runner.report.__main__ import main
 from runner.report.table import COLUMNS
+from runner.report.troubles import where
+from runner.spec import Case
 from runner.thresholds import derive_all
 from tests.journals import GPU, grid, matmul, write
 
@@ -96,6 +98,88 @@ def test_a_mismatch_and_an_early_end_are_said_first(tmp_path: Path) -> None:
         "> **Not the hardware that was asked for.** name: expected NVIDIA GeForce RTX 4080, found NVIDIA H200"
     )
     assert lines[4].startswith("> **The run is partial**")
+
+
+def test_settings_are_said_once_and_head_no_table(tmp_path: Path) -> None:
+    cases = grid("n", [128, 256], heads=[64], layer=["up", "down"])
+    status = {"fp8": ("unsupported", "no fp8")}
+    run = matmul(cases=cases, derive={"settings": {"heads": 64}}, statuses=lambda case, variant: status.get(variant))
+    write(run, tmp_path)
+    report.write(tmp_path, plots=False)
+    page = (tmp_path / "report.md").read_text()
+    assert "Fixed: heads 64." in page
+    assert "### layer = up\n" in page
+    assert "`fp8` is **unsupported** in all 4 cases: no fp8" in page
+    assert page.count("heads") == 1
+    assert next(csv.DictReader((tmp_path / "measurements.csv").open()))["heads"] == "64"
+    assert [panel.series for panel in plots.panels(results.read(tmp_path))] == [{"layer": "up"}, {"layer": "down"}]
+
+
+def test_a_case_has_rows_for_its_own_variants_only_and_the_page_counts_what_is_missing(tmp_path: Path) -> None:
+    run = matmul(cases=[Case({"n": 128}, "n", ["fp32", "bf16"]), Case({"n": 256}, "n", ["fp32"])], derive={})
+    write(run, tmp_path)
+    report.write(tmp_path, plots=False)
+    page = (tmp_path / "report.md").read_text()
+    assert "Measurements: 3 ok." in page
+    assert (page.count("| 128 | "), page.count("| 256 | ")) == (2, 1)
+    write(run, tmp_path, [event for event in run.events() if event.get("variant") != "bf16"])
+    report.write(tmp_path, plots=False)
+    assert "Measurements: 2 ok, 1 not measured." in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize(("cases", "total", "words"), [
+    ([{"n": 128}], 7, "at n = 128"),
+    ([{}], 1, "at the only case"),
+    ([{"n": 1}, {"n": 2}], 2, "in both cases"),
+    ([{"n": 1}, {"n": 2}, {"n": 3}], 3, "in all 3 cases"),
+    ([{"n": size, "layer": "up"} for size in range(1, 7)], 14, "at n = 1, 2, 3, 4 and 2 more (layer = up)"),
+    ([{"layer": "up", "n": 1}, {"layer": "down", "n": 2}], 14, "at layer = up, n = 1; layer = down, n = 2"),
+    ([{"n": 1}, {"n": 1, "layer": "up"}], 14, "at the only case; layer = up (n = 1)"),
+])  # fmt: skip
+def test_cases_are_named_by_what_tells_them_apart(cases: list[dict[str, object]], total: int, words: str) -> None:
+    assert where(cases, total) == words
+
+
+def test_the_wall_time_stands_beside_the_latency_and_launch_bound_is_said_per_row_and_per_variant(folder: Path) -> None:
+    page = (folder / "report.md").read_text()
+    assert "| n (elements) | variant | latency | wall | speedup over `fp32` |" in page
+    assert re.search(r"\| 128 \| `fp32` \| \d\.\d+ us \[.*?\] \| \d\.\d+ us \*launch bound\* \|", page)
+    assert re.search(r"\| 8192 \| `fp32` \| [\d.]+ ms \[.*?\] \| [\d.]+ ms \|", page)
+    assert re.search(
+        r"`bf16` is \*\*launch bound\*\* at n = 128, .*: at worst, the host needs \d\.\d+ us for \d\.\d+ us of device work", page
+    )
+
+
+def test_where_the_host_clock_is_the_only_one_there_is_no_wall_column(tmp_path: Path) -> None:
+    run = matmul()
+    events = run.events()
+    for event in events:
+        if event["event"] == "measurement":
+            event |= {"timing": "wall", "also": {}, "launch_bound": None}
+    write(run, tmp_path, events)
+    report.write(tmp_path, plots=False)
+    page = (tmp_path / "report.md").read_text()
+    assert "wall" not in page
+    assert "launch bound" not in page
+
+
+def test_rates_too_small_for_tflops_are_in_gflops(tmp_path: Path) -> None:
+    write(matmul(cases=grid("n", [8, 16])), tmp_path)
+    report.write(tmp_path, plots=False)
+    results = (tmp_path / "report.md").read_text().partition("## Results")[2].partition("\n## ")[0]
+    assert "| GFLOPS |" in results
+    assert "e-0" not in results
+
+
+def test_variants_are_told_apart_by_colour_and_marker_together() -> None:
+    assert len({(drawing.colour(index), drawing.marker(index)) for index in range(24)}) == 24
+
+
+def test_a_legend_of_many_names_takes_rows_and_keeps_within_the_picture() -> None:
+    names = [f"selected_variant_{index}" for index in range(18)]
+    assert drawing.legend_columns(names, 8.05) * (0.5 + 0.08 * len(names[0])) < 8.05
+    assert drawing.legend_columns(["fp32", "bf16"], 8.05) == 2
+    assert drawing.figure(7, 3.6, names).get_figheight() > drawing.figure(7, 3.6, names[:2]).get_figheight()
 
 
 def test_tables_are_whole(folder: Path) -> None:

@@ -120,8 +120,25 @@ def test_where_the_host_clock_is_the_only_one_the_latency_is_its(row: Callable[.
     assert row(beside(figure(metric="latency_wall_ms")), only_wall)[5].endswith("]")
 
 
-def test_a_noisy_measurement_is_marked(row: Callable[..., list[str]]) -> None:
-    assert row(beside(figure(), statuses=lambda case, variant: ("noisy", "wide")))[5].endswith("] *noisy*")
+def test_a_noisy_measurement_is_marked_and_a_count_is_not(row: Callable[..., list[str]]) -> None:
+    noisy = {"statuses": lambda case, variant: ("noisy", "wide")}
+    assert row(beside(figure(), **noisy))[5].endswith("] *noisy*")
+
+    def count(events: list[dict[str, Any]]) -> None:
+        for event in events:
+            event |= {"counters": {"keys_total": 1193}} if event["event"] == "measurement" else {}
+
+    assert row(beside(figure(metric="keys_total"), **noisy), count)[5] == "1193"
+
+
+def test_figures_of_one_kind_stand_together_and_what_all_cases_share_is_said_once(tmp_path: Path) -> None:
+    kinds = [figure(case={"n": n, "batch": 1}, what=what) for n in (128, 256) for what in ("one call", "two calls")]
+    write(beside(*kinds), tmp_path)
+    report.write(tmp_path, plots=False)
+    section = (tmp_path / "report.md").read_text().partition("## Reported by others")[2].partition("\n## ")[0]
+    assert "PyTorch 2.5.1. All at batch 1.\n" in section
+    rows = [line.split(" | ")[:2] for line in section.strip().splitlines()[-4:]]
+    assert rows == [["| one call", "n 128"], ["| one call", "n 256"], ["| two calls", "n 128"], ["| two calls", "n 256"]]
 
 
 def test_they_are_in_no_metric_no_param_and_no_csv(tmp_path: Path) -> None:

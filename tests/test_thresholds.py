@@ -240,6 +240,13 @@ def test_a_scope_must_win_at_every_value_of_the_axes_that_are_not_in_it() -> Non
     assert [(one.scope, one.value) for one in found.scopes] == [({"dtype": "bf16"}, 512)]
 
 
+def test_one_scope_that_says_what_holds_everywhere_is_not_repeated() -> None:
+    faster = run(lambda case: 2.0 if case["n"] >= 512 else 0.8, cases=grid("n", XS, dtype=["bf16"]))
+    found = derive(faster, replace(SPEC, per=["dtype"]))
+    assert len(found.scopes) == 1
+    assert thresholds.in_words(found) == "flash beats masked by 1.2x from n = 512 on (dtype = bf16)"
+
+
 def test_the_file_names_the_scopes_and_what_a_runtime_loads_for_each() -> None:
     cases = grid("n", XS, dtype=list(DTYPES), head_dim=[64])
     data = thresholds.thresholds(run(by_dtype, cases=cases, derive={"thresholds": [SCOPED.__dict__]}).events())

@@ -27,7 +27,7 @@ from runner.tracking.__main__ import main
 from runner.tracking.content import METRICS, Steps, name, params, points
 from runner.tracking.store import connect, scrub
 from runner.tracking.upload import Upload, locked
-from tests.journals import Fabricated, grid, matmul, write
+from tests.journals import Fabricated, grid, matmul, staged, write
 
 ARTIFACTS = {
     "job.json", "journal.jsonl", "thresholds.yaml", "decisions.yaml", "measurements.csv", "environment.json", "report.md",
@@ -108,6 +108,15 @@ def test_a_recorded_run_has_its_curves_tags_params_and_artifacts(out: Path, wher
     assert (out / "mlartifacts").is_dir()
     assert recorder.lines()[0].endswith(f"mlflow ui --backend-store-uri sqlite:///{out}/mlflow.db")
     assert "compareRunsMode=CHART" in recorder.lines()[1]
+
+
+def test_what_a_whole_is_made_of_is_a_curve_per_stage(out: Path) -> None:
+    recorder = record(out / "run", place(None, "step", None, out), staged())
+    client = store(recorder.where)
+    curve = client.get_metric_history(recorder.run_id, "share/scoring")
+    assert [point.step for point in curve] == [1024, 4096]
+    assert all(0.29 < point.value < 0.31 for point in curve)
+    assert "plots/shares_whole.png" in artifacts(client, recorder.run_id or "")
 
 
 @pytest.mark.parametrize(("status", "ended"), [("failed", "FAILED"), ("partial", "FAILED"), ("interrupted", "KILLED")])
@@ -220,6 +229,15 @@ def test_an_upload_that_can_not_be_is_one_line_and_exit_2(
 def test_further_axes_go_into_the_name_sorted() -> None:
     assert name("latency_ms", "flash", {}) == "latency_ms/flash"
     assert name("latency_ms", "flash", {"window": 512, "dtype": "bf16"}) == "latency_ms/flash/dtype:bf16 window:512"
+
+
+def test_settings_are_params_and_in_no_metrics_name() -> None:
+    cases = grid("n", [128], heads=[64], layer=["up"])
+    run = matmul(cases=cases, derive={"settings": {"heads": 64}})
+    job = run.job().as_dict()
+    assert next(points(run.events()[2], Steps.of(job))).name == "latency_ms/fp32/layer:up"
+    assert params(job)["setting.heads"] == "64"
+    assert not any(key.startswith("setting") for key in params(matmul().job().as_dict()))
 
 
 @pytest.mark.parametrize("value", ["a/b", "..", "x=1", "ü", "", "[q]", "a" * 300])

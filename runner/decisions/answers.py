@@ -7,7 +7,7 @@ from typing import Any
 from runner.decisions import metrics
 from runner.errors import RequestError
 from runner.journal import Event, case_key
-from runner.results import Results, plain
+from runner.results import Results, labels, plain
 from runner.spec import DecisionSpec
 from runner.stats import Interval
 from runner.thresholds import UNFIT, head
@@ -95,7 +95,7 @@ def derive(spec: DecisionSpec, results: Results) -> Answer:
     for (case, variant), event in results.by_key().items():
         measured.setdefault(case, {})[variant] = event
     rows = [_row(spec, axes, measured.get(case_key(axes), {}), results.baseline, confidence) for axes in cells]
-    answer, reason = _answer(spec, rows)
+    answer, reason = _answer(spec, rows, results.settings)
     details = {
         "metric": spec.metric,
         "variant": spec.variant,
@@ -197,7 +197,8 @@ def _held(interval: Interval | None, bound: float) -> str:
     return "yes" if interval.low >= bound else "no" if interval.high < bound else "undecided"
 
 
-def _answer(spec: DecisionSpec, rows: list[Row]) -> tuple[str, str]:
+def _answer(spec: DecisionSpec, rows: list[Row], settings: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the answer and why; cases are named without the job's `settings`."""
     if not rows:
         return "undecided", "no case of this run is asked about" + (f" ({plain(spec.where)})" if spec.where else "")
     if all(one.interval is None for row in rows for one in row.found):
@@ -208,11 +209,11 @@ def _answer(spec: DecisionSpec, rows: list[Row]) -> tuple[str, str]:
     # The case that decides: the best one for `any`, else the worst.
     timed = [row for row in says[answer] if row.telling]
     if not timed:
-        return answer, f"{says[answer][0].note} at {plain(says[answer][0].axes)}"
+        return answer, f"{says[answer][0].note} at {plain(labels(says[answer][0].axes, settings))}"
     pick = max if spec.over == "any" else min
     row = pick(timed, key=lambda row: min(one.reached for one in row.telling))
     found = " and ".join(metrics.said(one.metric, one.interval) for one in row.telling if one.interval)
     bounds = " and ".join(f"{one.bound:g}" for one in row.telling)
     rest = {"yes": "", "no": f", below {bounds}", "undecided": f", on both sides of {bounds}"}[answer]
     which = {"every": " (the lowest)", "any": " (the highest)", "largest": ""}[spec.over] if len(rows) > 1 else ""
-    return answer, f"{found} at {plain(row.axes)}{which}{rest}" + (f"; {row.note}" if row.note else "")
+    return answer, f"{found} at {plain(labels(row.axes, settings))}{which}{rest}" + (f"; {row.note}" if row.note else "")

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from runner import stats
 from runner.journal import Event
-from runner.results import samples, speedup
+from runner.results import apart, samples, speedup
 from runner.stats import Interval
 from runner.units import digits
 
@@ -70,10 +70,8 @@ def _of_parts(
         if status != "ok":
             return None, f"the part {part} is {status}"
     found = [others[part] for part in parts]
-    if any(part.get("timing") != event.get("timing") for part in found):
-        return None, f"{event['variant']} and its parts were timed in different ways"
-    if any(part.get("round") != event.get("round") for part in found):
-        return None, f"{event['variant']} and its parts were not timed side by side"
+    if why := apart([event, *found]):
+        return None, f"{event['variant']} and its parts were {why}"
     throttled = {index for one in (event, *found) for index in one.get("throttled") or ()}
     return formed(event, found, confidence, throttled)
 

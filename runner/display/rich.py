@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from runner import units
+from runner import composition, units
 from runner.display import words
 from runner.journal import Event
 from runner.report.table import flat
@@ -31,6 +31,7 @@ class Rich:
         self._console = console or Console(file=stream, highlight=False)
         self._events: list[Event] = []
         self._told: set[str] = set()
+        self._settings: Mapping[str, Any] = {}
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._started = time.monotonic()
@@ -42,21 +43,26 @@ class Rich:
         """Say what will run and show the bar, still without a case."""
         title, _, rest = words.opening(job).partition(": ")
         self._console.print(Text.assemble((title, "bold"), f"  {rest}"))
+        for line in words.fixed(job):
+            self._console.print(Text(line, style="dim"))
         self._begin(job)
 
     def event(self, event: Event) -> None:
         """Move the bar; show warnings above it."""
         self._events.append(event)
-        if event["event"] == "job_started" and self._progress is None:
-            self._begin(event["job"])
-        for line in words.warnings(event):
+        if event["event"] == "job_started":
+            self._settings = words.settings(event["job"])
+            if self._progress is None:
+                self._begin(event["job"])
+        for line in words.warnings(event, self._settings):
             self.warn(line)
         if self._progress is None or self._task is None:
             return
         if event["event"] == "case_started":
             self._measuring = self._measuring or time.monotonic()
             self._done = event["index"]
-            self._progress.update(self._task, total=event["total"], completed=event["index"], what=words.case(event), live="")
+            what = words.case(event, self._settings)
+            self._progress.update(self._task, total=event["total"], completed=event["index"], what=what, live="")
 
     def progress(self, progress: dict[str, Any]) -> None:
         """Show the current case, the variants under way and how precise their medians are by now."""
@@ -67,7 +73,7 @@ class Rich:
         live = f"±{100 * max(reached.values()):.1f}%" if reached else ""
         names = progress.get("variants") or []
         shown = " ".join(names[:4]) + (f" +{len(names) - 4}" if len(names) > 4 else "")
-        what = f"{' '.join(f'{axis}={value}' for axis, value in progress['case'].items())}  [cyan]{shown}[/]"
+        what = f"{words.case(progress, self._settings)}  [cyan]{shown}[/]"
         self._progress.update(
             self._task, total=progress["total"], completed=progress["index"], what=what, live=live, eta=self._eta(progress)
         )
@@ -132,7 +138,7 @@ def tables(results: Results, width: int = 100) -> list[Any]:
     """Return a table per series; of long runs only the largest x of each, with a line that says so."""
     series: dict[str, tuple[str, dict[str, Any], list[Event]]] = {}
     for event in results.measurements:
-        others = {axis: value for axis, value in event["case"].items() if axis != event["x"]}
+        others = results.series(event)
         series.setdefault(f"{event['x']}/{others!r}", (event["x"], others, []))[2].append(event)
     left_out = 0
     if len(results.measurements) > MAX_ROWS and len(series) > 1:
@@ -160,7 +166,8 @@ def _table(x: str, others: Mapping[str, Any], events: Sequence[Event], results: 
     # A variant that is not supported at any of these cases is one line below all tables, not a row per case.
     timed = {event["variant"] for event in events if event["status"] != "unsupported"}
     events = [event for event in events if event["variant"] in timed]
-    rows = [flat(event) for event in events]
+    stages = composition.stages(results.job)
+    rows = [flat(event) | ({"speedup": None} if event["variant"] in stages else {}) for event in events]
     compared = any(row["speedup"] for row in rows)
     # The rate that the datasheet can be held against: arithmetic where the workload declares any, else memory.
     rates = (("TFLOPS", "throughput_tflops"), ("% peak", "pct_of_peak"))
@@ -179,7 +186,7 @@ def _table(x: str, others: Mapping[str, Any], events: Sequence[Event], results: 
     for event, row in zip(events, rows, strict=True):
         value = event["case"].get(x)
         cells = [Text("" if value == previous else f"{value}", style="bold"), Text(str(event["variant"])), _latency(event, row)]
-        cells += [_speedup(event)] if compared else []
+        cells += [_speedup(event) if row["speedup"] else Text("")] if compared else []
         cells += [Text(_rate(name, row[name])) for _, name in columns]
         previous = value
         table.add_row(*cells)
@@ -196,8 +203,6 @@ def _latency(event: Event, row: Mapping[str, Any]) -> Text:
 
 
 def _speedup(event: Event) -> Text:
-    if not event.get("speedup"):
-        return Text("")
     ratio, _, rest = units.speedup(event["speedup"]).partition(" ")
     interval, verdict = rest.rsplit(" ", 1)
     style = STYLES.get(verdict, "")

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from runner import composition
 from runner.display import words
 from runner.journal import Event
 
@@ -16,20 +17,26 @@ class Plain:
         self._stream = stream
         self._events: list[Event] = []
         self._case = ""
+        self._settings: Mapping[str, Any] = {}
+        self._stages: set[str] = set()
 
     def opening(self, job: Mapping[str, Any], folder: Path) -> None:
         """Say what will run."""
-        self._say(words.opening(job))
+        for line in [words.opening(job), *words.fixed(job)]:
+            self._say(line)
 
     def event(self, event: Event) -> None:
         """Print a line per measurement and warning."""
         self._events.append(event)
+        if event["event"] == "job_started":
+            self._settings, self._stages = words.settings(event["job"]), composition.stages(event["job"])
         if event["event"] == "case_started":
             self._case = f"[{event['index'] + 1}/{event['total']}] "
-        for line in words.warnings(event):
+        for line in words.warnings(event, self._settings):
             self.warn(line)
         if event["event"] == "measurement":
-            self._say(f"{self._case}{words.case(event)} {event['variant']}: {words.measurement(event)}")
+            found = words.measurement(event, self._stages)
+            self._say(f"{self._case}{words.case(event, self._settings)} {event['variant']}: {found}")
 
     def progress(self, progress: dict[str, Any]) -> None:
         """Lines don't move."""

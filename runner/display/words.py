@@ -1,14 +1,14 @@
 """The sentences that the displays share: what will run, what a measurement says, what to warn of, what was found."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 from runner import decisions, thresholds, units
 from runner.errors import RequestError, one_line
-from runner.job import at_most_s
+from runner.job import at_most_s, measurements
 from runner.journal import Event
 from runner.report.table import flat
-from runner.results import MEASURED, Results, from_events
+from runner.results import MEASURED, Results, from_events, labels
 
 TELLING = ("noisy", "incorrect", "oom", "timeout", "error")
 """Statuses that are worth a warning; `unsupported` is only told in the table."""
@@ -21,28 +21,41 @@ def opening(job: Mapping[str, Any]) -> str:
         if job.get("gpu")
         else {"cuda": "this machine's GPU", "cpu": "this machine's CPU"}.get(job["device"], "?")
     )
-    variants = len(job["variants"])
+    variants, cases = units.several(len(job["variants"]), "variant"), units.several(len(job["cases"]), "case")
+    count = measurements(job)
     if job.get("mode") == "search":
-        what = f"a search over shapes for {units.several(variants, 'variant')}"
-    else:
-        what = f"{units.several(len(job['cases']), 'case')} x {units.several(variants, 'variant')}"
+        what = f"a search over shapes for {variants}"
+    elif count == len(job["cases"]) * len(job["variants"]):
+        what = f"{cases} x {variants}"
+    else:  # not every variant on every case
+        what = f"{cases} of {variants}, {units.several(count, 'measurement')}"
     return f"{job['workload']} on {gpu}: {what}, at most {units.duration(at_most_s(job))}"
 
 
-def case(event: Mapping[str, Any]) -> str:
-    """Name a case, its x last: `layer=qkv m=16`."""
-    axes, x = event["case"], event.get("x")
+def settings(job: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the settings of a job's plain data: what `fixed` says once, and names of cases leave out."""
+    return (job.get("derive") or {}).get("settings") or {}
+
+
+def fixed(job: Mapping[str, Any]) -> list[str]:
+    """Say once what is the same in the whole job, in a line, if there is anything."""
+    return [f"fixed      {units.listed(settings(job))}"] if settings(job) else []
+
+
+def case(event: Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> str:
+    """Name a case without the job's settings, its x last: `layer=qkv m=16`."""
+    axes, x = labels(event["case"], settings or {}), event.get("x")
     ordered = [axis for axis in axes if axis != x] + ([x] if x in axes else [])
     return " ".join(f"{axis}={axes[axis]}" for axis in ordered)
 
 
-def measurement(event: Event) -> str:
-    """Say what a measurement found in one line, without its case and variant."""
+def measurement(event: Event, stages: Container[str] = ()) -> str:
+    """Say what a measurement found in one line, without its case and variant; of `stages` of a whole no speedup."""
     if event["status"] not in MEASURED:
         return f"{event['status']}" + (f" ({one_line(event['reason'])})" if event.get("reason") else "")
     row = flat(event)
     parts = [units.interval(row["latency_ms"], row["latency_low_ms"], row["latency_high_ms"])]
-    if event.get("speedup"):
+    if event.get("speedup") and event["variant"] not in stages:
         parts.append(units.speedup(event["speedup"]))
     parts += rates(row)
     if event["status"] == "noisy":
@@ -63,8 +76,8 @@ def rates(row: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def warnings(event: Event) -> Iterator[str]:
-    """Yield what a person should know at once about an event."""
+def warnings(event: Event, settings: Mapping[str, Any] | None = None) -> Iterator[str]:
+    """Yield what a person should know at once about an event; cases are named without the job's settings."""
     if event["event"] == "job_started":
         yield from event.get("warnings") or []
         for other in event.get("other_processes") or []:
@@ -74,7 +87,7 @@ def warnings(event: Event) -> Iterator[str]:
             yield "the worker started itself anew: the device was left in error"
     if event["event"] != "measurement":
         return
-    where = f"{case(event)} {event['variant']}"
+    where = f"{case(event, settings)} {event['variant']}"
     if event["status"] in TELLING:
         yield f"{where}: {event['status']}" + (f", {one_line(event['reason'])}" if event.get("reason") else "")
     told = [one_line(line) for line in event.get("warnings") or []]
@@ -94,6 +107,8 @@ def counts(results: Results) -> str:
     found: dict[str, int] = {}
     for event in results.measurements:
         found[event["status"]] = found.get(event["status"], 0) + 1
+    if found and results.missing:
+        found["not measured"] = len(results.missing)
     return ", ".join(f"{count} {status}" for status, count in found.items()) or "nothing measured"
 
 

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,6 @@ from runner.errors import RequestError
 from runner.report.table import write_csv
 from runner.results import Results, read
 from runner.thresholds import Evidence
-
-NAMES = ("thresholds.yaml", "decisions.yaml", "measurements.csv", "environment.json", "report.md")
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,9 @@ def write(folder: Path, plots: bool = True) -> Derived:
         _replace(folder / "decisions.yaml", lambda path: path.write_text(to_yaml(decisions.as_dict(answers, results, run_id))))
         _replace(folder / "measurements.csv", lambda path: write_csv(path, results))
         _replace(folder / "environment.json", lambda path: path.write_text(json.dumps(environment(results), indent=1) + "\n"))
+        if results.reported:
+            data = asdict(results.reported)
+            _replace(folder / "reported.yaml", lambda path: path.write_text(to_yaml(data)))
         drawn = _plots(folder, results, found) if plots else []
         from runner.report.markdown import render  # after the plots: it links those that there are
 
@@ -108,10 +109,10 @@ def _lines(data: Any) -> Any:
 
 
 def _plots(folder: Path, results: Results, found: list[Evidence]) -> list[Path]:
-    from runner.report import plots  # matplotlib takes a third of a second to import; those who only read don't pay it
+    from runner.report import bars, plots  # matplotlib takes a third of a second to import; those who only read don't pay it
 
     shutil.rmtree(folder / "plots", ignore_errors=True)
-    return plots.write(folder / "plots", results, found)
+    return plots.write(folder / "plots", results, found) + bars.write(folder / "plots", results)
 
 
 def _replace(path: Path, make: Callable[[Path], object]) -> None:

@@ -1,13 +1,15 @@
 """report.md: one page that a person would send to a colleague; everything on it is in the journal or derived from it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from runner import thresholds, units
+from runner import composition, thresholds, units
 from runner.decisions import Answer
-from runner.journal import Event, case_key
-from runner.report.table import flat
-from runner.results import MEASURED, Results, plain
+from runner.journal import Event
+from runner.report import shares, troubles
+from runner.report.table import as_markdown, flat
+from runner.reported import Figure
+from runner.results import MEASURED, Results, labels, plain
 from runner.thresholds import Evidence
 
 
@@ -19,7 +21,9 @@ def render(results: Results, found: Sequence[Evidence], answers: Sequence[Answer
         _decisions(answers),
         _search(results),
         _tables(results),
-        _troubles(results),
+        shares.section(results),
+        _reported(results),
+        troubles.section(results),
         _plots(plots),
         _machine(results, answers),
         _again(results),
@@ -40,6 +44,8 @@ def _head(results: Results, answers: Sequence[Answer]) -> str:
     counts = dict.fromkeys((event["status"] for event in results.measurements), 0)
     for event in results.measurements:
         counts[event["status"]] += 1
+    if results.missing:
+        counts["not measured"] = len(results.missing)
     measured = ", ".join(f"{count} {status}" for status, count in counts.items()) or "none"
     variants = ", ".join(f"`{variant}`" for variant in results.job.get("variants") or [])
     lines.append(
@@ -48,6 +54,8 @@ def _head(results: Results, answers: Sequence[Answer]) -> str:
         + f", {results.started_at[:16].replace('T', ' ')} UTC. Measurements: {measured}. "
         f"Intervals are at {100 * results.confidence:g}% confidence."
     )
+    if results.settings:
+        lines.append(f"Fixed: {units.listed(results.settings)}.")
     return "\n\n".join(lines)
 
 
@@ -55,7 +63,7 @@ def _thresholds(found: Sequence[Evidence]) -> str:
     if not found:
         return ""
     lines = ["## Thresholds", ""]
-    lines += _table(
+    lines += as_markdown(
         ["key", "value", "found", "in words"],
         ([f"`{one.spec.key}`", f"{one.runtime}", one.decision, _sentence(thresholds.in_words(one))] for one in found),
     )
@@ -66,7 +74,7 @@ def _decisions(answers: Sequence[Answer]) -> str:
     if not answers:
         return ""
     rows = ([answer.question, f"**{answer.answer}**", answer.reason] for answer in answers)
-    return "\n".join(["## Decisions", "", *_table(["question", "answer", "because"], rows)])
+    return "\n".join(["## Decisions", "", *as_markdown(["question", "answer", "because"], rows)])
 
 
 def _search(results: Results) -> str:
@@ -87,72 +95,122 @@ def _tables(results: Results) -> str:
     """Return a table per series, cases against x downward and variants within."""
     series: dict[str, tuple[str, dict[str, Any], list[Event]]] = {}
     for event in results.measurements:
-        others = {axis: value for axis, value in event["case"].items() if axis != event["x"]}
+        others = results.series(event)
         series.setdefault(f"{event['x']}/{others!r}", (event["x"], others, []))[2].append(event)
+    if not series:
+        return ""
+    stages = composition.stages(results.job)
     parts = ["## Results"]
-    for x, others, events in series.values():
-        unit = results.unit(x)
-        columns = [
-            f"{x} ({unit})" if unit else x,
-            "variant",
-            "latency",
-            "speedup",
-            "TFLOPS",
-            "GB/s",
-            "% of peak",
-            "% of bandwidth",
-        ]
-        rows = [_row(event) for event in events]
-        used = [index for index in range(len(columns)) if index < 3 or any(row[index] for row in rows)]
-        title = [f"### {plain(others)}", ""] if others else []
+    if any((event.get("also") or {}).get("wall") for event in results.measurements):
         parts.append(
-            "\n".join([*title, *_table([columns[i] for i in used], ([row[i] for i in used] for row in rows), numbers=used)])
+            "The latency is the device's time"
+            + (", with a cold L2" if _primary(results) == "cold" else "")
+            + "; wall is what the "
+            "host's clock shows around a call and the wait for it, *launch bound* where that is over 1.5 times as long."
         )
-    return "\n\n".join(parts) if series else ""
+    if shown := [variant for variant in results.job.get("variants") or [] if variant in stages]:
+        wholes = " and ".join(f"`{one.whole}`" for one in composition.declared(results.job))
+        if results.baseline:
+            parts.append(
+                f"{', '.join(f'`{variant}`' for variant in shown)} are stages of {wholes}: they have no speedup over "
+                f"`{results.baseline}`, which does what a whole does."
+            )
+    for x, others, events in series.values():
+        rows = [flat(event) | ({"speedup": None} if event["variant"] in stages else {}) for event in events]
+        unit, factor = units.rate_unit(max((row["throughput_tflops"] or 0 for row in rows), default=0))
+        columns = [_axis(results, x), "variant", "latency", "wall", f"speedup over `{results.baseline}`", unit]
+        columns += ["GB/s", "% of peak", "% of bandwidth"]
+        cells = [_cells(event, row, factor) for event, row in zip(events, rows, strict=True)]
+        used = [index for index in range(len(columns)) if index < 3 or any(row[index] for row in cells)]
+        title = [f"### {plain(others)}", ""] if others else []
+        table = as_markdown([columns[i] for i in used], ([row[i] for i in used] for row in cells), words=(1,))
+        parts.append("\n".join([*title, *table]))
+    return "\n\n".join(parts)
 
 
-def _row(event: Event) -> list[str]:
-    row = flat(event)
-    x = event["case"].get(event["x"], "")
+def _primary(results: Results) -> str:
+    return next((str(event["timing"]) for event in results.measurements if event.get("timing")), "")
+
+
+def _axis(results: Results, axis: str) -> str:
+    """Name an axis with its unit."""
+    unit = results.unit(axis)
+    return f"{axis} ({unit})" if unit else axis
+
+
+def _cells(event: Event, row: Mapping[str, Any], factor: float) -> list[str]:
+    x = f"{event['case'].get(event['x'], '')}"
     if event["status"] not in MEASURED:
-        return [f"{x}", f"`{event['variant']}`", f"*{event['status']}*", "", "", "", "", ""]
-    latency = units.interval(row["latency_ms"], row["latency_low_ms"], row["latency_high_ms"])
-    speedup = event.get("speedup")
+        return [x, f"`{event['variant']}`", f"*{event['status']}*", "", "", "", "", "", ""]
+    tflops, bandwidth = row["throughput_tflops"], row["bandwidth_gbps"]
     return [
-        f"{x}",
+        x,
         f"`{event['variant']}`",
-        latency + (" *noisy*" if event["status"] == "noisy" else ""),
-        units.speedup(speedup) if speedup else "",
-        *(units.digits(row[what]) if row[what] is not None else "" for what in ("throughput_tflops", "bandwidth_gbps")),
+        units.interval(row["latency_ms"], row["latency_low_ms"], row["latency_high_ms"]) + _if_noisy(event),
+        _wall(row),
+        units.speedup(event["speedup"]) if row["speedup"] is not None else "",
+        units.digits(tflops * factor) if tflops is not None else "",
+        units.digits(bandwidth) if bandwidth is not None else "",
         *(f"{row[what]:.1f}" if row[what] is not None else "" for what in ("pct_of_peak", "pct_of_bandwidth")),
     ]
 
 
-def _troubles(results: Results) -> str:
-    """List what isn't ok, equal reasons together, and every warning."""
-    reasons: dict[tuple[str, str, str], list[str]] = {}
-    for event in results.measurements:
-        if event["status"] != "ok":
-            key = (str(event["variant"]), str(event["status"]), str(event.get("reason") or "no reason given"))
-            reasons.setdefault(key, []).append(case_key(event["case"]))
-    lines = [f"- `{variant}` is **{status}** at {_some(cases)}: {reason}" for (variant, status, reason), cases in reasons.items()]
-    said: dict[tuple[str, str], list[str]] = {}  # (case, warning) -> variants: what hit a whole case is said once
-    for event in results.measurements:
-        for warning in event.get("warnings") or []:
-            said.setdefault((case_key(event["case"]), str(warning)), []).append(f"`{event['variant']}`")
-        control = event.get("control")
-        if control and control["verdict"] in ("faster", "slower"):
-            text = f"A/A control failed, the baseline against itself is {units.speedup(control)}"
-            said.setdefault((case_key(event["case"]), text), []).append(f"`{event['variant']}`")
-    warnings: dict[tuple[str, str], list[str]] = {}
-    for (case, warning), variants in said.items():
-        warnings.setdefault((", ".join(variants), warning), []).append(case)
-    lines += [f"- {warning}" for warning in results.warnings]
-    if results.other_processes:
-        names = ", ".join(f"{one.get('name') or 'unknown'} (pid {one.get('pid')})" for one in results.other_processes)
-        lines.append(f"- other processes were on the GPU: {names}")
-    lines += [f"- {variants} at {_some(cases)}: {warning}" for (variants, warning), cases in warnings.items()]
-    return "\n".join(["## What to know before trusting this", "", *lines]) if lines else ""
+def _wall(row: Mapping[str, Any]) -> str:
+    if row["latency_wall_ms"] is None:
+        return ""
+    return units.latency(row["latency_wall_ms"]) + (" *launch bound*" if row["launch_bound"] else "")
+
+
+def _if_noisy(event: Event) -> str:
+    return " *noisy*" if event["status"] == "noisy" else ""
+
+
+def _reported(results: Results) -> str:
+    """Set what others published beside what this run measured; no ratios, the two were not measured side by side."""
+    reported = results.reported
+    if reported is None:
+        return ""
+    source = reported.source
+    cases = [labels(figure.case, results.settings) for figure in reported.rows]
+    common = {axis: value for axis, value in cases[0].items() if all(one.get(axis) == value for one in cases)}
+    common = common if any(one.keys() - common for one in cases) else {}
+    order = list(dict.fromkeys(figure.what for figure in reported.rows))
+    columns = ["what", "case", "variant", "metric", f"reported: {source.device}", f"here: {results.device.get('name')}"]
+    rows = (
+        [
+            figure.what,
+            units.listed({axis: value for axis, value in case.items() if axis not in common}),
+            f"`{figure.variant}`",
+            figure.metric,
+            f"{figure.value:.15g}",
+            _here(figure, results),
+        ]
+        for figure, case in sorted(zip(reported.rows, cases, strict=True), key=lambda one: order.index(one[0].what))
+    )
+    about = f"*{source.title}*, {source.date}; {source.software}." + (f" All at {units.listed(common)}." if common else "")
+    lines = ["## Reported by others, not measured here", "", about, ""]
+    return "\n".join([*lines, f"> **What is wrong with it:** {reported.caveat}", "", *as_markdown(columns, rows)])
+
+
+def _here(figure: Figure, results: Results) -> str:
+    """Say what this run found for a published figure: the value with its interval, or why there is none."""
+    wanted = figure.case.items()
+    found = [one for one in results.measurements if one["variant"] == figure.variant and wanted <= one["case"].items()]
+    if len(found) != 1:
+        return f"{len(found)} cases fit" if found else "-"
+    event = found[0]
+    if event["status"] not in MEASURED:
+        return f"*{event['status']}*"
+    row = flat(event) | (event.get("counters") or {})
+    primary = f"latency_{event['timing']}_ms"  # where the host's clock is the only one, the latency is its
+    stem, unit, _ = ("latency_ms" if figure.metric == primary else figure.metric).partition("_ms")
+    value, low, high = (row.get(f"{stem}{bound}{unit}") for bound in ("", "_low", "_high"))
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "-"
+    text = f"{value}" if isinstance(value, int) else units.digits(value, 4)
+    text += f" [{units.digits(low, 4)}, {units.digits(high, 4)}]" if low is not None and high is not None else ""
+    text += f" over `{results.baseline}`" if figure.metric == "speedup" else ""
+    return text if isinstance(value, int) else text + _if_noisy(event)  # a count is not noisy
 
 
 def _plots(plots: Sequence[str]) -> str:
@@ -166,7 +224,7 @@ def _machine(results: Results, answers: Sequence[Answer]) -> str:
     if hardware:
         judged = {True: "yes", False: "**no**", None: "-"}
         rows = ([row["what"], row["expected"], row["found"], judged[row["ok"]]] for row in hardware.table)
-        lines += [*_table(["", "asked for", "found", "agrees"], rows), ""]
+        lines += [*as_markdown(["", "asked for", "found", "agrees"], rows), ""]
     facts = [
         ("device", device.get("name")),
         ("UUID", device.get("uuid")),
@@ -195,19 +253,6 @@ def _again(results: Results) -> str:
             "`journal.jsonl` with `python -m runner.report DIR`.",
         ]
     )
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> list[str]:
-    """Return a Markdown table; `numbers` given, all but the second column are aligned to the right."""
-    rule = ["---:" if numbers and index != 1 else "---" for index in range(len(columns))]
-    lines = [columns, rule, *([cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows)]
-    return [f"| {' | '.join(line)} |" for line in lines]
-
-
-def _some(cases: Sequence[str], most: int = 4) -> str:
-    """Name the first few cases of many."""
-    names = [case or "the only case" for case in cases[:most]]
-    return "; ".join(names) + (f" and {len(cases) - most} more" if len(cases) > most else "")
 
 
 def _sentence(text: str) -> str:

@@ -1,6 +1,6 @@
 """The pictures of a run: latency and TFLOPS against x with interval bands and the crossovers marked, and the roofline.
 
-Figures are built without pyplot (no global state, no display needed). Many series become small multiples of one figure.
+Many series become small multiples of one figure.
 """
 
 import math
@@ -10,25 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-from PIL import Image
 
+from runner.report import drawing
+from runner.report.drawing import GREY, INK, MAX_PANELS, SMALL_INK, colour, frame, head, legend, marker, multiples, places, save
 from runner.report.table import flat
-from runner.results import MEASURED, Results, plain
+from runner.results import MEASURED, Results
 from runner.thresholds import Evidence
-from runner.units import digits, latency
-
-# Okabe and Ito's palette: told apart by every common kind of colour blindness; markers tell them apart in grey as well.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D00")
-MARKERS = "osD^vPX*"
-GREY, INK = "#8a8f98", "#2b2f36"
-DPI = 100
-MAX_PANELS = 9
+from runner.units import digits, latency, rate_unit
 
 
 @dataclass(frozen=True)
@@ -42,7 +34,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Panel:
-    """One series: the curves of all variants at fixed values of the other axes."""
+    """One series: the curves of all variants at fixed values of the other axes, of which `series` names all but settings."""
 
     x: str
     series: Mapping[str, Any]
@@ -57,7 +49,7 @@ def panels(results: Results) -> list[Panel]:
         x, case = str(event["x"]), event["case"]
         if event["status"] not in MEASURED or not isinstance(case.get(x), int | float) or not case[x] > 0:
             continue
-        series = {axis: value for axis, value in case.items() if axis != x}
+        series = results.series(event)
         _, _, curves, dtypes = found.setdefault(f"{x}/{series!r}", (x, series, {}, {}))
         curves.setdefault(event["variant"], []).append(Point(float(case[x]), flat(event), event["status"] == "ok"))
         dtypes[event["variant"]] = str(event.get("dtype"))
@@ -69,9 +61,7 @@ def panels(results: Results) -> list[Panel]:
 
 def write(folder: Path, results: Results, evidence: Sequence[Evidence]) -> list[Path]:
     """Draw `latency*.png`, `throughput*.png` and `roofline.png` into `folder`; return those that there is data for."""
-    colours = {variant: index for index, variant in enumerate(results.job.get("variants") or [])}
-    for event in results.measurements:
-        colours.setdefault(event["variant"], len(colours))
+    colours = places(results)
     written = []
     every = panels(results)
     for x in dict.fromkeys(panel.x for panel in every):
@@ -79,61 +69,28 @@ def write(folder: Path, results: Results, evidence: Sequence[Evidence]) -> list[
         suffix = f"_{x}" if len({panel.x for panel in every}) > 1 else ""
         marks = [found for found in evidence if found.spec.axis == x]
         draw_latency = partial(_latency, colours=colours, evidence=marks)
-        written.append(
-            _save(_grid(of_x, results, colours, f"latency against {x}", draw_latency), folder / f"latency{suffix}.png")
-        )
-        if any(point.row["throughput_tflops"] for panel in of_x for points in panel.curves.values() for point in points):
-            draw_throughput = partial(_throughput, colours=colours, peaks=results.spec.peak_tflops if results.spec else {})
+        written.append(save(_grid(of_x, results, colours, f"latency against {x}", draw_latency), folder / f"latency{suffix}.png"))
+        rates = [point.row["throughput_tflops"] for panel in of_x for points in panel.curves.values() for point in points]
+        if any(rates):
+            unit = rate_unit(max(filter(None, rates)))
+            peaks = results.spec.peak_tflops if results.spec else {}
+            draw_throughput = partial(_throughput, colours=colours, peaks=peaks, unit=unit)
             throughput = _grid(of_x, results, colours, f"throughput against {x}", draw_throughput)
-            written.append(_save(throughput, folder / f"throughput{suffix}.png"))
+            written.append(save(throughput, folder / f"throughput{suffix}.png"))
     roofline = _roofline(results, colours)
     if roofline is not None:
-        written.append(_save(roofline, folder / "roofline.png"))
+        written.append(save(roofline, folder / "roofline.png"))
     return written
 
 
 def _grid(
     shown: list[Panel], results: Results, colours: Mapping[str, int], title: str, draw: Callable[[Axes, Panel], None]
 ) -> Figure:
-    """Lay panels out as small multiples with one legend; the number of panels is bounded, the CSV has the rest."""
-    left_out = len(shown) - MAX_PANELS
-    shown = shown[:MAX_PANELS]
-    columns = 2 if len(shown) == 4 else min(len(shown), 3)
-    rows = math.ceil(len(shown) / columns)
-    size = (7.0, 3.6) if len(shown) == 1 else (3.4, 2.5)
-    figure = _figure(size[0] * columns, size[1] * rows)
-    figure.subplots_adjust(wspace=0.07, hspace=0.32 if rows > 1 else 0)
-    first: Axes | None = None
-    for index, panel in enumerate(shown):
-        # One scale for all: panels are there to be compared, and only the outer ones need labels.
-        axes = figure.add_subplot(rows, columns, index + 1, sharey=first)
-        first = first or axes
-        draw(axes, panel)
-        if index % columns:
-            axes.tick_params(left=False, labelleft=False)
-            axes.set_ylabel("")
-        if index + columns < len(shown):
-            axes.set_xlabel("")
-        elif unit := results.unit(panel.x):
-            axes.set_xlabel(f"{panel.x} ({unit})", fontsize=9, color=INK)
-        if panel.series:
-            axes.set_title(plain(panel.series), fontsize=8.5, color=INK, loc="left", pad=4)
-    if first is not None:
-        _label_y(first)
-    _title(figure, results, title + (f" (first {MAX_PANELS} of {MAX_PANELS + left_out} series)" if left_out > 0 else ""))
-    _legend(figure, colours, {variant for panel in shown for variant in panel.curves})
-    return figure
-
-
-def _figure(width: float, height: float) -> Figure:
-    """Return a figure with `width` x `height` inches for its panels, and margins around them for title, labels and legend.
-
-    The margins are fixed: a layout engine would measure every label twice, which takes longer than drawing.
-    """
-    left, right, bottom, top = 0.85, 0.2, 0.95, 0.7
-    total_width, total_height = left + width + right, bottom + height + top
-    figure = Figure(figsize=(total_width, total_height), dpi=DPI)
-    figure.subplots_adjust(left / total_width, bottom / total_height, 1 - right / total_width, 1 - top / total_height)
+    """Lay the curves of panels out as small multiples with one legend."""
+    names = _ordered(colours, (variant for panel in shown[:MAX_PANELS] for variant in panel.curves))
+    figure, every = multiples(shown, results, title, names, draw)
+    _label_y(every[0])
+    _legend(figure, colours, names)
     return figure
 
 
@@ -149,7 +106,7 @@ def _latency(axes: Axes, panel: Panel, colours: Mapping[str, int], evidence: Seq
             continue
         if spec.candidate not in panel.curves:
             continue
-        axes.axvline(found.value, color=_colour(colours[spec.candidate]), linestyle=(0, (4, 3)), linewidth=1.1, zorder=1)
+        axes.axvline(found.value, color=colour(colours[spec.candidate]), linestyle=(0, (4, 3)), linewidth=1.1, zorder=1)
         sign = "from" if spec.direction == "from" else "up to"
         claim = f"{spec.candidate} {spec.margin:g}x over {spec.baseline} " if not panel.series else f"{spec.candidate} "
         # Curves rise to the right, so the upper left is free: the text goes there, to the side of its line that has room.
@@ -164,11 +121,13 @@ def _latency(axes: Axes, panel: Panel, colours: Mapping[str, int], evidence: Seq
             ha="right" if right else "left",
             va="top",
             fontsize=8,
-            color=_colour(colours[spec.candidate]),
+            color=colour(colours[spec.candidate]),
         )
 
 
-def _throughput(axes: Axes, panel: Panel, colours: Mapping[str, int], peaks: Mapping[str, float | None]) -> None:
+def _throughput(
+    axes: Axes, panel: Panel, colours: Mapping[str, int], peaks: Mapping[str, float | None], unit: tuple[str, float]
+) -> None:
     lines: dict[float, list[str]] = {}
     for variant, points in panel.curves.items():
         dtype = panel.dtypes[variant]
@@ -186,10 +145,10 @@ def _throughput(axes: Axes, panel: Panel, colours: Mapping[str, int], peaks: Map
             xytext=(0, 2),
             textcoords="offset points",
             fontsize=8,
-            color="#5b616b",
+            color=SMALL_INK,
         )
-    axes.set_ylabel("TFLOPS", fontsize=9, color=INK)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_ylabel(unit[0], fontsize=9, color=INK)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{round(value * unit[1], 9):g}"))
 
 
 def _roofline(results: Results, colours: Mapping[str, int]) -> Figure | None:
@@ -202,7 +161,8 @@ def _roofline(results: Results, colours: Mapping[str, int]) -> Figure | None:
     ]
     if spec is None or not points:
         return None
-    figure = _figure(7.0, 3.6)
+    names = _ordered(colours, (name for name, *_ in points))
+    figure = drawing.figure(7.0, 3.6, names)
     axes = figure.add_subplot()
     roofs: dict[float, list[str]] = {}
     for dtype in dict.fromkeys(dtype for _, dtype, *_ in points):
@@ -223,24 +183,24 @@ def _roofline(results: Results, colours: Mapping[str, int]) -> Figure | None:
             textcoords="offset points",
             ha="right",
             fontsize=8,
-            color="#5b616b",
+            color=SMALL_INK,
         )
     for variant in dict.fromkeys(name for name, *_ in points):
         own = [point for point in points if point[0] == variant]
         for ok in (True, False):
             chosen = [(intensity, tflops) for _, _, intensity, tflops, fine in own if fine is ok]
             if chosen:
-                colour = _colour(colours[variant])
+                own_colour = colour(colours[variant])
                 xs, ys = zip(*chosen, strict=True)
                 axes.scatter(
                     xs,
                     ys,
                     s=30,
-                    marker=_marker(colours[variant]),
+                    marker=marker(colours[variant]),
                     zorder=3,
                     linewidths=1.1,
-                    facecolors=colour if ok else "white",
-                    edgecolors=colour,
+                    facecolors=own_colour if ok else "white",
+                    edgecolors=own_colour,
                 )
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -250,7 +210,7 @@ def _roofline(results: Results, colours: Mapping[str, int]) -> Figure | None:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_locator(NullLocator())
-    _frame(axes)
+    frame(axes)
     at = math.sqrt(low * (max(knees) if knees else high))
     axes.annotate(
         f"memory {digits(spec.bandwidth_gbps)} GB/s",
@@ -259,10 +219,10 @@ def _roofline(results: Results, colours: Mapping[str, int]) -> Figure | None:
         textcoords="offset points",
         ha="right",
         fontsize=8,
-        color="#5b616b",
+        color=SMALL_INK,
     )
-    _title(figure, results, f"roofline of the {spec.name}")
-    _legend(figure, colours, {name for name, *_ in points})
+    head(figure, results, f"roofline of the {spec.name}")
+    _legend(figure, colours, names)
     return figure
 
 
@@ -277,20 +237,20 @@ def _curve(axes: Axes, points: list[Point], index: int, what: str, band: tuple[s
     else:  # a rate's interval is the latency's, turned over
         lows = [y * point.row["latency_ms"] / point.row["latency_high_ms"] for y, point in zip(ys, drawn, strict=True)]
         highs = [y * point.row["latency_ms"] / point.row["latency_low_ms"] for y, point in zip(ys, drawn, strict=True)]
-    colour, marker = _colour(index), _marker(index)
-    axes.fill_between(xs, lows, highs, color=colour, alpha=0.22, linewidth=0, zorder=2)
-    axes.plot(xs, ys, color=colour, linewidth=1.6, zorder=3)
+    shade, sign = colour(index), marker(index)
+    axes.fill_between(xs, lows, highs, color=shade, alpha=0.22, linewidth=0, zorder=2)
+    axes.plot(xs, ys, color=shade, linewidth=1.6, zorder=3)
     for ok in (True, False):
         chosen = [(x, y) for x, y, point in zip(xs, ys, drawn, strict=True) if point.ok is ok]
         if chosen:
             axes.plot(
                 *zip(*chosen, strict=True),
                 linestyle="none",
-                marker=marker,
+                marker=sign,
                 markersize=5,
                 zorder=4,
-                color=colour,
-                markerfacecolor=colour if ok else "white",
+                color=shade,
+                markerfacecolor=shade if ok else "white",
             )
     return True
 
@@ -303,8 +263,7 @@ def _style(axes: Axes, panel: Panel) -> None:
     axes.xaxis.set_major_locator(FixedLocator(_spread(xs, 9)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{round(value, 6):g}" if value < 1e6 else digits(value)))
-    axes.set_xlabel(panel.x, fontsize=9, color=INK)
-    _frame(axes)
+    frame(axes)
 
 
 def _label_y(axes: Axes) -> None:
@@ -318,40 +277,15 @@ def _label_y(axes: Axes) -> None:
         )
 
 
-def _frame(axes: Axes) -> None:
-    axes.grid(True, which="major", color="#e3e6ea", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8, colors=INK, length=3)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color("#b8bdc5")
+def _ordered(colours: Mapping[str, int], present: Iterable[str]) -> list[str]:
+    return sorted(set(present), key=lambda name: colours[name])
 
 
-def _title(figure: Figure, results: Results, title: str) -> None:
-    width, height = figure.get_size_inches()
-    figure.text(
-        0.12 / width, 1 - 0.12 / height, f"{results.workload}: {title}", fontsize=11, color=INK, va="top", fontweight="bold"
+def _legend(figure: Figure, colours: Mapping[str, int], names: Sequence[str]) -> None:
+    legend(
+        figure,
+        [Line2D([], [], color=colour(colours[name]), marker=marker(colours[name]), markersize=5, label=name) for name in names],
     )
-    about = f"{results.device.get('name')}   torch {results.software.get('torch')}   job {results.job_hash[:12]}"
-    figure.text(1 - 0.2 / width, 1 - 0.16 / height, about, fontsize=7.5, color="#5b616b", ha="right", va="top")
-
-
-def _legend(figure: Figure, colours: Mapping[str, int], present: Iterable[str]) -> None:
-    names = sorted(present, key=lambda name: colours[name])
-    handles = [
-        Line2D([], [], color=_colour(colours[name]), marker=_marker(colours[name]), markersize=5, label=name) for name in names
-    ]
-    anchor = (0.5, 0.06 / figure.get_size_inches()[1])
-    figure.legend(handles=handles, loc="lower center", bbox_to_anchor=anchor, ncols=min(len(names), 8), frameon=False, fontsize=9)
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    """Draw once and write the pixels; `Figure.savefig` would draw everything twice."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    canvas: Any = FigureCanvasAgg(figure)
-    canvas.draw()
-    Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).save(path, compress_level=2)
-    return path
 
 
 def _spread(values: list[float], most: int) -> list[float]:
@@ -365,11 +299,3 @@ def _trim(text: str) -> str:
     """Write axis labels without needless zeros: `10 us`, not `10.0 us`."""
     number, unit = text.split()
     return f"{float(number):g} {unit}"
-
-
-def _colour(index: int) -> str:
-    return COLOURS[index % len(COLOURS)]
-
-
-def _marker(index: int) -> str:
-    return MARKERS[index % len(MARKERS)]

@@ -1,7 +1,7 @@
 """One flat row per measurement, units in the names: the CSV, the metrics in MLflow and every printed table start here."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,13 @@ def write_csv(path: Path, results: Results) -> None:
         for event in results.measurements:
             own = {"workload": results.workload, "x": event["x"], "variant": event["variant"], "dtype": event.get("dtype")}
             writer.writerow(own | {columns[axis]: value for axis, value in event["case"].items()} | flat(event))
+
+
+def as_markdown(columns: Sequence[str], rows: Iterable[Sequence[str]], words: Container[int] | None = None) -> list[str]:
+    """Return the lines of a Markdown table; all but the columns `words` are aligned to the right, None of them without it."""
+    rule = ["---" if words is None or index in words else "---:" for index in range(len(columns))]
+    lines = [columns, rule, *([cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows)]
+    return [f"| {' | '.join(line)} |" for line in lines]
 
 
 def _part(telemetry: Mapping[str, Any], what: str, which: str) -> Any:

@@ -7,7 +7,7 @@ from runner import stats
 from runner.results import plain
 from runner.spec import ThresholdSpec
 from runner.thresholds.evidence import LOSS, OPEN, WIN, Row, is_number
-from runner.units import ratio as ratio_text
+from runner.units import ratio
 
 
 def decide(spec: ThresholdSpec, rows: list[Row]) -> tuple[str, Any, str]:
@@ -64,4 +64,4 @@ def _too_little(spec: ThresholdSpec, rows: list[Row], compared: int) -> str:
 
 
 def _interval(speedup: stats.Interval) -> str:
-    return f"{ratio_text(speedup.value)} [{ratio_text(speedup.low)}, {ratio_text(speedup.high)}]"
+    return ratio(speedup.value, speedup.low, speedup.high)

@@ -48,7 +48,13 @@ def _per_scope(entry: Mapping[str, Any]) -> str:
     for one in entry.get("scopes") or []:
         what = _reach(entry, one["value"]) if one["decision"] == "enabled" else one["decision"]
         found.setdefault(what, []).append("/".join(map(str, one["scope"].values())))
-    if not found:
+    if not found or _is_all(entry):
         return ""
     axes = "/".join(entry["scopes"][0]["scope"])
     return f"; per {axes}: " + ", ".join(f"{what} for {' and '.join(names)}" for what, names in found.items())
+
+
+def _is_all(entry: Mapping[str, Any]) -> bool:
+    """Whether the one scope there is says no more than what holds everywhere."""
+    scopes = entry["scopes"]
+    return len(scopes) == 1 and (scopes[0]["decision"], scopes[0]["value"]) == (entry["decision"], entry["value"])

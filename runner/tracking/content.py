@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from runner.journal import Event
+from runner import composition
+from runner.journal import Event, case_key
 from runner.report.table import flat
+from runner.results import series
 
 MAX_NAME, MAX_PARAM, MAX_TAG = 250, 6000, 5000
 
@@ -35,10 +37,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Steps:
-    """The step of a case: its x, or its place among the sorted x where those are not distinct whole numbers."""
+    """The step of a case: its x, or its place among the sorted x where those are not distinct whole numbers.
+
+    `settings` are the job's: axes that are params of the run and not in the names of its metrics.
+    """
 
     note: str
     _by_x: Mapping[str, Mapping[Any, int]]
+    settings: Mapping[str, Any]
 
     @classmethod
     def of(cls, job: Mapping[str, Any]) -> "Steps":
@@ -61,7 +67,7 @@ class Steps:
                 notes.append(
                     f"step = place of {axis}: " + ", ".join(f"{index} is {value}" for index, value in enumerate(ordered))
                 )
-        return cls("; ".join(notes) or "step = x", steps)
+        return cls("; ".join(notes) or "step = x", steps, (job.get("derive") or {}).get("settings") or {})
 
     def step(self, axis: str, value: Any) -> int:
         """Return the step of `value` on the x-axis `axis`; 0 where it has none. Cases found by a search are not laid down."""
@@ -86,7 +92,7 @@ def points(event: Event, steps: Steps) -> Iterator[Point]:
     """Yield the metrics of one event; none for the kinds that carry no figures."""
     at = timestamp(event)
     if event["event"] == "measurement":
-        axes = {axis: value for axis, value in event["case"].items() if axis != event["x"]}
+        axes = series(event, steps.settings)
         step = steps.step(str(event["x"]), event["case"].get(event["x"]))
         row = flat(event)
         for figure, metric in METRICS.items():
@@ -102,6 +108,32 @@ def points(event: Event, steps: Steps) -> Iterator[Point]:
                 yield Point(name(figure, str(event["variant"]), {}), float(event["best"][key]), 0, at)
 
 
+def shares(events: list[Event], since: int, steps: Steps) -> Iterator[Point]:
+    """Yield `share/STAGE`, the share of each stage in the time of its whole, of the events from the index `since` on.
+
+    A share is that event's which completes it: the later one of the whole's and the stage's, on the same case and in the same
+    rounds. Where a job has several compositions, the whole is named too (`of:whole`).
+    """
+    job: Mapping[str, Any] = next((event["job"] for event in events if event["event"] == "job_started"), {})
+    declared = composition.declared(job)
+    if not declared:
+        return
+    latest: dict[tuple[str, str], Event] = {}
+    for index, event in enumerate(events):
+        if event["event"] != "measurement":
+            continue
+        case, variant = case_key(event["case"]), str(event["variant"])
+        latest[case, variant] = event
+        for one in declared if index >= since else ():
+            axes = series(event, steps.settings) | ({"of": one.whole} if len(declared) > 1 else {})
+            for stage in one.stages if variant == one.whole else [variant] if variant in one.stages else []:
+                both = latest.get((case, stage)), latest.get((case, one.whole))
+                share = composition.share(both[:1], both[1], float(job["measure"]["confidence"]))
+                if share.interval:
+                    step = steps.step(str(event["x"]), event["case"].get(event["x"]))
+                    yield Point(name("share", stage, axes), share.interval.value, step, timestamp(event))
+
+
 def params(job: Mapping[str, Any]) -> dict[str, str]:
     """Return the job flattened, `measure.warmup.window: 8`; long values are cut, lists become JSON, cases their axes' values."""
     rest = {key: value for key, value in job.items() if key not in ("cases", "schema", "derive")}
@@ -111,6 +143,8 @@ def params(job: Mapping[str, Any]) -> dict[str, str]:
         axis: list(dict.fromkeys(case[axis] for case in cases if axis in case)) for axis in axes
     }
     derive = job.get("derive") or {}
+    if settings := derive.get("settings"):
+        rest["setting"] = settings
     rest["derive"] = {
         kind: {
             one["key"]: json.dumps({name: value for name, value in one.items() if name != "key"})
@@ -118,6 +152,8 @@ def params(job: Mapping[str, Any]) -> dict[str, str]:
         }
         for kind in ("thresholds", "decisions")
     }
+    if composed := composition.declared(job):
+        rest["derive"]["compositions"] = {one.whole: one.stages for one in composed}
     return {_clean(key, "/")[:MAX_NAME]: value[:MAX_PARAM] for key, value in _flatten("", rest)}
 
 

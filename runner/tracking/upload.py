@@ -12,13 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from runner.errors import RequestError
 from runner.journal import Event, measurements
-from runner.tracking.content import MAX_TAG, Point, Steps, params, points, tags, timestamp
+from runner.tracking.content import MAX_TAG, Point, Steps, params, points, shares, tags, timestamp
 from runner.tracking.store import Place, connect
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 NAME, LOCK = "mlflow.json", ".mlflow.lock"
 ARTIFACTS = (
-    "job.json", "journal.jsonl", "thresholds.yaml", "decisions.yaml", "measurements.csv", "environment.json", "report.md",
-    "worker.log",
+    "job.json", "journal.jsonl", "thresholds.yaml", "decisions.yaml", "measurements.csv", "environment.json", "reported.yaml",
+    "report.md", "worker.log",
 )  # fmt: skip
 BATCH_METRICS, BATCH_OTHERS = 1000, 100
 ENDED = {"complete": "FINISHED", "failed": "FAILED", "partial": "FAILED", "interrupted": "KILLED"}
@@ -134,7 +134,10 @@ class Upload:
             client.set_tag(self._run_id, "status", "running")
             self.state.ended = []
         # By name: MLflow looks the latest value of each name up once per batch, which costs as much as writing.
-        metrics = sorted((point for event in new for point in points(event, self._steps)), key=lambda point: point.name)
+        found = chain(
+            (point for event in new for point in points(event, self._steps)), shares(events, self.state.logged, self._steps)
+        )
+        metrics = sorted(found, key=lambda point: point.name)
         for chunk in _chunks(iter(metrics), BATCH_METRICS):
             self._log(client, chunk)
             moved()

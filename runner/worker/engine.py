@@ -126,7 +126,7 @@ class Engine:
         self.device.release()
 
     def _inputs(self, variants: list[str]) -> Inputs | None:
-        """Return the inputs; None when there are none, which is no variant's fault but every one's `error`."""
+        """Return the inputs; None when there are none, which is no variant's fault but every one's `error` or `unsupported`."""
         try:
             with self._watchdog.guard(lambda: variants[0], self.policy.variant_timeout_s):
                 inputs = self.workload.inputs(self.case.axes, self.context())
@@ -154,7 +154,10 @@ class Engine:
     def _no_truth(self, variants: list[str], what: str, error: BaseException) -> None:
         status, reason = failures.classify(error)
         for name in variants:
-            self._outcomes[name] = self.describe(name, "error", f"no {what} ({status}): {reason}")
+            if status == "unsupported":
+                self._outcomes[name] = self.describe(name, status, reason)
+            else:
+                self._outcomes[name] = self.describe(name, "error", f"no {what} ({status}): {reason}")
         if failures.cuda_is_broken():
             raise CudaBroken(list(self._outcomes.values()), culprit=True) from error
         error.__traceback__ = None

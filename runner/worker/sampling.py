@@ -70,10 +70,12 @@ def collect(
     """Return the samples of every sampler, taken in interleaved rounds.
 
     A variant stops when its interval is within `policy.target` after the floors on samples and time, or when its own samples
-    have filled the cap on time and there are SLOW_SAMPLES: a slow variant must not eat up the time of the others, and the
-    interval of a few long samples is as true as that of many short ones. All stop at the cap. Floors and cap count per variant
-    and are multiplied by `time_scale`. Throttled batches are marked and, a bounded number of times, followed by a pause and
-    further samples. A variant that raises is left out from then on.
+    have filled the cap on time and there are SLOW_SAMPLES: a slow variant must not eat up the time of the others. All stop at
+    the cap on the time of all. Who stopped for the time needs no more than SLOW_SAMPLES for its interval to count: that of a
+    few long samples is as true as that of many short ones. Floors and cap are per variant, times `time_scale`.
+
+    Throttled batches are marked and, a bounded number of times, followed by a pause and further samples. A variant that raises
+    is left out from then on.
     """
     found = {name: Collected(sampler.name) for name, sampler in samplers.items()}
     active = list(samplers)
@@ -99,13 +101,13 @@ def collect(
         precision = {name: _precision(found[name], policy) for name in active}
         on_precision(precision)
         elapsed = now - start
-        used_up = [name for name in active if _used_up(found[name], policy, time_scale)]
+        over = elapsed >= cap_s or rounds >= MAX_SAMPLES
+        ended = [name for name in active if over or _used_up(found[name], policy, time_scale)]
         for name in active:
-            sampled = len(found[name].samples_ms) >= policy.min_samples or name in used_up
-            found[name].precise = precision[name] <= policy.target and sampled and elapsed >= floor_s
-        active = [name for name in active if not found[name].precise and name not in used_up]
-        if elapsed >= cap_s or rounds >= MAX_SAMPLES:
-            break
+            needed = min(SLOW_SAMPLES, policy.min_samples) if name in ended else policy.min_samples
+            sampled = len(found[name].samples_ms) >= needed and elapsed >= floor_s
+            found[name].precise = precision[name] <= policy.target and sampled
+        active = [name for name in active if not found[name].precise and name not in ended]
     return found
 
 

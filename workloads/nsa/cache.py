@@ -30,8 +30,8 @@ class View(NamedTuple):
 class Cache:
     """Keys k [B, N, Hkv, Dk] and values v [B, N, Hkv, Dv] of up to N tokens; pooled_k and pooled_v [B, C, Hkv, ...] of them.
 
-    `lengths` counts the tokens of each sequence, `ends` the same on the device; what lies beyond is not looked at. Sequences of
-    one length are read as slices, others with a mask.
+    `lengths` counts the tokens of each sequence, `ends` the same on the device. What lies beyond has no influence, but must be
+    finite where lengths differ. Sequences of one length are read as slices, others with a mask.
     """
 
     k: Tensor

@@ -22,6 +22,8 @@ def pool(x: Tensor, geometry: Geometry) -> Tensor:
     By strides first and then over l / d neighbours, so that each key is read once.
     """
     count = geometry.num_compressed(x.shape[1])
+    if count == 0:
+        return x[:, :0]
     per_block = geometry.block_len // geometry.stride
     strides = x[:, : (count + per_block - 1) * geometry.stride].unflatten(1, (-1, geometry.stride))
     sums = strides.sum(2, dtype=torch.float32)

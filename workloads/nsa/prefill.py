@@ -21,9 +21,13 @@ def inputs(axes: Axes, context: Context) -> Inputs:
     shape = shape_of(axes, context.params)
     q, k, v, gates = tensors_of(shape, shape.seq_len, context)
     branches = torch.stack([context.randn(*q.shape[:3], shape.v_head_dim).to(q.dtype) for _ in range(3)])
-    rows = checked_rows(shape.lengths, shape.seq_len if shape.backward else context.params["check_rows"], context.generator)
+    if shape.backward:  # every query adds to the gradients of keys; those beyond a sequence's end get no gradient
+        rows = positions(shape, q.device).long()
+        grad = branches[0] * (rows < torch.tensor(shape.lengths, device=q.device)[:, None])[..., None, None]
+    else:
+        rows, grad = checked_rows(shape.lengths, context.params["check_rows"], context.generator), None
     blocks = selection.torch_choice(q, compressed.pool(k, shape.geometry), positions(shape, q.device), shape.geometry)
-    return (Problem(q, k, v, gates, blocks, rows, rows, shape, branches, branches[0] if shape.backward else None),)
+    return (Problem(q, k, v, gates, blocks, rows, rows, shape, branches, grad),)
 
 
 def positions(shape: Shape, device: torch.device) -> Tensor:
@@ -104,6 +108,10 @@ def _masks_too(p: Problem) -> Arguments:
     return *_everything(p), *masks
 
 
+def _masks_if_needed(p: Problem) -> Arguments:
+    return _everything(p) if whole.can_be_fast(p.q, p.k) else _masks_too(p)
+
+
 def _chosen(blocks: Tensor, p: Problem) -> Tensor:
     return selection.truth_of_choice(p, selection.blocks_at_rows(blocks, p))
 
@@ -144,7 +152,7 @@ WORKLOAD = Workload(
         ),
         "combine": variant("combine", combine.gated_sum, lambda p: (p.gates, *p.branches), backward=STAGE_FORWARD),
         "whole_masked": variant("whole", whole.masked, _masks_too, finish=_settled),
-        "whole": variant("whole", whole.fastest, _everything, finish=_settled),
+        "whole": variant("whole", whole.fastest, _masks_if_needed, finish=_settled),
         "whole_fla": variant("whole", whole.fla, _everything, finish=_settled),
     },
 )

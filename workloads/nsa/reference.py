@@ -24,6 +24,8 @@ def weights(q: Tensor, k: Tensor, visible: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(Dk)) over the visible keys, [B, Hkv, Hq / Hkv, R, N]; zero for a query that sees none."""
     grouped = q.unflatten(1, (k.shape[1], -1))
     scores: Tensor = (grouped.flatten(2, 3) @ k.mT).unflatten(2, grouped.shape[2:4]) / math.sqrt(q.shape[-1])
+    if not scores.numel():
+        return scores  # there are no keys yet
     scores = scores.masked_fill(~visible.unsqueeze(2), -math.inf)
     top = scores.amax(-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).min)  # finite where nothing is visible
     terms = (scores - top).exp()

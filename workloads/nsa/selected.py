@@ -19,7 +19,7 @@ MIN_FLEX_ROWS = 16
 def gather(q: Tensor, k: Tensor, v: Tensor, blocks: Tensor, at: Tensor, geometry: Geometry) -> Tensor:
     """Copy the chosen keys of every query together, then attend; a chunk of queries at a time. `at` [B, S] are positions."""
     batch, queries = q.shape[:2]
-    kv_heads, key_len = k.shape[2], k.shape[1]
+    kv_heads = k.shape[2]
     width = geometry.num_select * geometry.select_len
     per_query = batch * kv_heads * width * (k.shape[-1] + v.shape[-1]) * k.element_size()
     chunk = max(1, CHUNK_BYTES // per_query)
@@ -33,7 +33,7 @@ def gather(q: Tensor, k: Tensor, v: Tensor, blocks: Tensor, at: Tensor, geometry
         chosen = blocks[:, :, start : start + chunk].long()
         keys = (chosen[..., None] * geometry.select_len + within).flatten(-2)  # [B, Hkv, r, n l']
         seen = (chosen >= 0).repeat_interleave(geometry.select_len, -1) & (keys <= at[:, None, start : start + chunk, None])
-        keys = keys.clamp(0, key_len - 1)
+        keys = keys.clamp(min=0).minimum(at[:, None, start : start + chunk, None])  # beyond the end there may be anything
         grouped = q[:, start : start + chunk].unflatten(2, (kv_heads, -1)).transpose(1, 2)  # [B, Hkv, r, h, Dk]
         rows, of_k, of_v = (x.flatten(0, 2).to(dtype) for x in (grouped, k[of_batch, keys, of_head], v[of_batch, keys, of_head]))
         visible = seen.flatten(0, 2)[:, None, None]

@@ -56,11 +56,19 @@ def scores(q: Tensor, pooled: Tensor, at: Tensor, num_blocks: int, geometry: Geo
     for start in range(0, queries, chunk):
         grouped = q[:, start : start + chunk].unflatten(2, (kv_heads, -1)).permute(0, 2, 3, 1, 4)  # [B, Hkv, h, r, D]
         rows = grouped.shape[3]
-        logits = (grouped.flatten(2, 3) @ keys).float().unflatten(2, (-1, rows)) / math.sqrt(dim)
+        logits = _products(grouped.flatten(2, 3), keys).unflatten(2, (-1, rows)) / math.sqrt(dim)
         visible = last_key <= at[:, None, None, start : start + chunk, None]
         weights = logits.masked_fill(~visible, -math.inf).softmax(-1).nan_to_num(0.0).sum(2)
         found.append(of_blocks(weights, num_blocks, geometry))
     return torch.cat(found, 2)
+
+
+def _products(a: Tensor, b: Tensor) -> Tensor:
+    """Return a @ b in float32: rounded to the inputs' 16 bits, it would decide between blocks that are no near ties."""
+    if a.device.type == "cuda" and a.dtype != torch.float32:
+        found: Tensor = torch.bmm(a.flatten(0, 1), b.flatten(0, 1), out_dtype=torch.float32).unflatten(0, a.shape[:2])
+        return found
+    return a.float() @ b.float()
 
 
 def of_blocks(weights: Tensor, num_blocks: int, geometry: Geometry) -> Tensor:
@@ -110,16 +118,21 @@ def triton_choice(q: Tensor, pooled: Tensor, lse: Tensor, at: Tensor, geometry: 
 
 
 def truth_of_choice(p: Problem, blocks: Tensor) -> Tensor:
-    """Return the true scores of the chosen blocks, best first, [B, Hkv, R, n]; for no block 0, for one that is twice there -1.
+    """Return the true scores of the chosen blocks [B, Hkv, R, n] of the checked rows, best first; 0 in slots that stay empty.
 
-    `blocks` [B, Hkv, R, n] is what was chosen for the checked rows. Two choices are equally good when these are equal, whatever
-    rounding decided between near ties.
+    Two choices are equally good when these are equal, whatever rounding decided between near ties. A choice that is none gives
+    -1 all over: one with a block twice or from the future, without a forced block, or with fewer than could be chosen.
     """
+    geometry = p.geometry
     ordered = blocks.long().sort(-1).values
-    twice = ((ordered[..., 1:] == ordered[..., :-1]) & (ordered[..., 1:] >= 0)).any(-1, keepdim=True)
-    begun = ordered <= p.at[:, None, :, None] // p.geometry.select_len
-    found = true_scores(p).gather(-1, ordered.clamp(min=0)).masked_fill(ordered < 0, 0.0)
-    return found.masked_fill(twice | ~begun, -1.0).sort(-1, descending=True).values
+    own = p.at[:, None, :, None] // geometry.select_len
+    taken = ordered >= 0
+    twice = ((ordered[..., 1:] == ordered[..., :-1]) & taken[..., 1:]).any(-1, keepdim=True)
+    fewer = taken.sum(-1, keepdim=True) != (own + 1).clamp(max=geometry.num_select)
+    forced = [(ordered == block).any(-1, keepdim=True) for block in (torch.zeros_like(own), (own - 1).clamp(min=0), own)]
+    wrong = twice | fewer | (ordered > own).any(-1, keepdim=True) | ~(forced[0] & forced[1] & forced[2])
+    found = true_scores(p).gather(-1, ordered.clamp(min=0)).masked_fill(~taken, 0.0)
+    return found.sort(-1, descending=True).values.masked_fill(wrong, -1.0)
 
 
 def true_scores(p: Problem) -> Tensor:

@@ -72,13 +72,15 @@ def gradients(output: Tensor, problem: Problem) -> tuple[Tensor | None, ...]:
 
 
 def stacked(found: Sequence[Tensor | None]) -> Tensor:
-    """Return gradients [B, S, H, D] as one tensor for the gate, with GRADIENT_ROW tokens of a head as a row, padded with zeros.
+    """Return gradients [B, S, H, D] as one tensor for the gate: a row is some GRADIENT_ROW neighbouring tokens of one head.
 
-    A token alone is too little: the gradient of the first query is zero but for rounding, since its softmax is constant.
+    A token alone is too little: the gradient of the first query is zero but for rounding, since its softmax is constant. Shorter
+    rows are repeated up to the width of the longest, which changes no norm that they are held against.
     """
     rows = []
     for one in found:
         if one is not None:
-            whole = torch.nn.functional.pad(one, (0, 0, 0, 0, 0, -one.shape[1] % GRADIENT_ROW))
-            rows.extend(whole.transpose(1, 2).flatten(2).unflatten(2, (-1, GRADIENT_ROW * one.shape[3])).flatten(0, 2).unbind())
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+            pieces = one.transpose(1, 2).tensor_split(-(-one.shape[1] // GRADIENT_ROW), 2)
+            rows += [piece.flatten(2).flatten(0, 1) for piece in pieces]
+    width = max(row.shape[-1] for row in rows)
+    return torch.cat([row[:, torch.arange(width, device=row.device) % row.shape[-1]] for row in rows])

@@ -22,19 +22,33 @@ def masked(
     return combine.gated_sum(gates, of_compressed, of_selected, sliding.masked(q, k, v, window)), blocks
 
 
-def fastest(q: Tensor, k: Tensor, v: Tensor, gates: Tensor, at: Tensor, geometry: Geometry) -> Found:
+def can_be_fast(q: Tensor, k: Tensor) -> bool:
+    """Whether `fused` can run: FlashAttention-2 and Triton are there for this device and dtype."""
+    try:
+        fa.check(q, k)
+        selection.check_triton(q.device)
+    except Unsupported:
+        return False
+    return True
+
+
+def fused(q: Tensor, k: Tensor, v: Tensor, gates: Tensor, at: Tensor, geometry: Geometry) -> Found:
     """FlashAttention-2 for the compressed and the sliding branch, Triton for the choice and, forward, the selected branch.
 
     The log-sum-exp of the compressed branch serves the scores. Where gradients are wanted the selected branch is fla-core's, if
     it can, else gathered.
     """
-    selection.check_triton(q.device)
     pooled = compressed.pool(k, geometry)
     of_compressed, lse = compressed.flash_pooled(q, pooled, compressed.pool(v, geometry), geometry)
     with torch.no_grad():
         blocks = selection.triton_choice(q, pooled, lse, at, geometry)
     of_selected = selected.fastest(q, k, v, blocks, at, geometry)
     return combine.gated_sum(gates, of_compressed, of_selected, sliding.flash(q, k, v, geometry)), blocks
+
+
+def fastest(q: Tensor, k: Tensor, v: Tensor, gates: Tensor, at: Tensor, geometry: Geometry, *masks: Tensor) -> Found:
+    """The best that this software has for the device: `fused`; given masks, `masked`."""
+    return masked(q, k, v, gates, at, geometry, *masks) if masks else fused(q, k, v, gates, at, geometry)
 
 
 def fla(q: Tensor, k: Tensor, v: Tensor, gates: Tensor, at: Tensor, geometry: Geometry) -> Found:

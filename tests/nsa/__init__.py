@@ -1,0 +1,1 @@
+"""Native Sparse Attention: the equations, the branches, decoding, the kernels, and the requests that use them."""
