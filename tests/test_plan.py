@@ -41,7 +41,7 @@ def test_local_is_the_cpu_where_there_is_no_gpu() -> None:
 def test_the_default_measures_every_stage_of_a_decoding_step_in_the_small_grid_on_a_cpu() -> None:
     job = planned().job
     assert (job.workload, job.device, job.baseline) == ("nsa_decode", "cpu", "dense_flash")
-    assert [case.axes["context"] for case in job.cases] == [1024, 8192, 65536]
+    assert [case.axes["context"] for case in job.cases] == [1024, 4096, 16384]
     assert job.derive["settings"]["heads"] == 8
     assert at_most_s(job.as_dict()) <= 90
 

@@ -25,13 +25,14 @@ def of_document(document: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _sentence(entry: Mapping[str, Any], off_on_sm: list[str]) -> str:
-    claim = f"{entry['candidate']} beats {entry['baseline']} by {entry['margin']:g}x"
+    margin = "" if entry["margin"] == 1 else f" by {entry['margin']:g}x"
+    claim = f"{entry['candidate']} beats {entry['baseline']}{margin}"
     named = {axis: value for axis, value in entry["scope"].items() if axis not in (entry.get("settings") or [])}
     scope = f" ({plain(named)})" if named else ""
     if entry["decision"] == "enabled":
         said = f"{claim} {_reach(entry, entry['value'])}{scope}"
     elif entry["decision"] == "disabled":
-        said = f"{entry['candidate']} does not beat {entry['baseline']} by {entry['margin']:g}x{scope}: {entry['reason']}"
+        said = f"{entry['candidate']} does not beat {entry['baseline']}{margin}{scope}: {entry['reason']}"
     else:
         said = f"undecided whether {claim}{scope}: {entry['reason']}"
     off = f"; whatever was measured, it is off on SM {', '.join(off_on_sm)} by policy" if off_on_sm else ""

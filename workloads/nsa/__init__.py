@@ -4,10 +4,13 @@
 |---|---|
 | geometry | lengths, block counts and the closed forms of what is read |
 | reference | the paper's equations in float64 |
-| problem | the inputs of a case, shared by all workloads here |
+| problem, operations | the inputs of a case; what is computed: truth, least work, keys read |
 | dense, sliding, compressed, selected | one attention each, in every way that this software has |
-| selection | scores of blocks, and the choice of the best n |
-| kernels | the Triton kernels: block scores, selected attention |
-| flash, flex | FlashAttention-2 and FlexAttention as PyTorch ships them |
-| prefill, decode, thresholds | the three workloads |
+| selection, combine | scores of blocks and the choice of the best n; the gate |
+| whole | all of it for a prompt |
+| cache, step | a decoding step's cache, and the same stages on it |
+| kernels | the Triton kernels: block scores, choice, selected attention |
+| flash, flex, sdpa | FlashAttention-2, FlexAttention and scaled dot-product attention as PyTorch ships them |
+| variants | from a function to a variant, forward or forward and backward |
+| prefill, decode | the two modules that workloads name |
 """
