@@ -53,6 +53,11 @@ def marker(index: int) -> str:
     return MARKERS[(index + index // len(COLOURS)) % len(MARKERS)]
 
 
+def line(index: int) -> str:
+    """Return its line style: solid, and dashed from where colours begin again."""
+    return "--" if index >= len(COLOURS) else "-"
+
+
 def places(results: Results) -> dict[str, int]:
     """Return the place of every variant, which gives it the same colour in all pictures of a run."""
     names = [*(results.job.get("variants") or []), *(str(event["variant"]) for event in results.measurements)]

@@ -16,7 +16,21 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from runner.report import drawing
-from runner.report.drawing import GREY, INK, MAX_PANELS, SMALL_INK, colour, frame, head, legend, marker, multiples, places, save
+from runner.report.drawing import (
+    GREY,
+    INK,
+    MAX_PANELS,
+    SMALL_INK,
+    colour,
+    frame,
+    head,
+    legend,
+    line,
+    marker,
+    multiples,
+    places,
+    save,
+)
 from runner.report.table import flat
 from runner.results import MEASURED, Results
 from runner.thresholds import Evidence
@@ -108,7 +122,11 @@ def _latency(axes: Axes, panel: Panel, colours: Mapping[str, int], evidence: Seq
             continue
         axes.axvline(found.value, color=colour(colours[spec.candidate]), linestyle=(0, (4, 3)), linewidth=1.1, zorder=1)
         sign = "from" if spec.direction == "from" else "up to"
-        claim = f"{spec.candidate} {spec.margin:g}x over {spec.baseline} " if not panel.series else f"{spec.candidate} "
+        claim = (
+            f"{spec.candidate} {spec.margin:g}x over {spec.baseline} "
+            if len(panel.series) < 3
+            else f"{spec.candidate} {spec.margin:g}x "
+        )
         # Curves rise to the right, so the upper left is free: the text goes there, to the side of its line that has room.
         low, high = axes.get_xlim()
         right = math.log(found.value / low) > 0.6 * math.log(high / low)
@@ -239,7 +257,7 @@ def _curve(axes: Axes, points: list[Point], index: int, what: str, band: tuple[s
         highs = [y * point.row["latency_ms"] / point.row["latency_low_ms"] for y, point in zip(ys, drawn, strict=True)]
     shade, sign = colour(index), marker(index)
     axes.fill_between(xs, lows, highs, color=shade, alpha=0.22, linewidth=0, zorder=2)
-    axes.plot(xs, ys, color=shade, linewidth=1.6, zorder=3)
+    axes.plot(xs, ys, line(index), color=shade, linewidth=1.6, zorder=3)
     for ok in (True, False):
         chosen = [(x, y) for x, y, point in zip(xs, ys, drawn, strict=True) if point.ok is ok]
         if chosen:

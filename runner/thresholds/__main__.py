@@ -13,7 +13,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return show(options) if options.command == "show" else apply(options)
     except RequestError as error:
-        print(one_line(str(error)), file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return EXIT_REQUEST
 
 
