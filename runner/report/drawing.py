@@ -6,7 +6,7 @@ Figures are built without pyplot (no global state, no display needed).
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -53,7 +53,7 @@ def marker(index: int) -> str:
     return MARKERS[(index + index // len(COLOURS)) % len(MARKERS)]
 
 
-def line(index: int) -> str:
+def line(index: int) -> Literal["-", "--"]:
     """Return its line style: solid, and dashed from where colours begin again."""
     return "--" if index >= len(COLOURS) else "-"
 

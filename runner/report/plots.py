@@ -122,11 +122,8 @@ def _latency(axes: Axes, panel: Panel, colours: Mapping[str, int], evidence: Seq
             continue
         axes.axvline(found.value, color=colour(colours[spec.candidate]), linestyle=(0, (4, 3)), linewidth=1.1, zorder=1)
         sign = "from" if spec.direction == "from" else "up to"
-        claim = (
-            f"{spec.candidate} {spec.margin:g}x over {spec.baseline} "
-            if len(panel.series) < 3
-            else f"{spec.candidate} {spec.margin:g}x "
-        )
+        over = f" over {spec.baseline}" if not panel.series else ""
+        claim = f"{spec.candidate} {spec.margin:g}x{over} "
         # Curves rise to the right, so the upper left is free: the text goes there, to the side of its line that has room.
         low, high = axes.get_xlim()
         right = math.log(found.value / low) > 0.6 * math.log(high / low)
@@ -302,7 +299,10 @@ def _ordered(colours: Mapping[str, int], present: Iterable[str]) -> list[str]:
 def _legend(figure: Figure, colours: Mapping[str, int], names: Sequence[str]) -> None:
     legend(
         figure,
-        [Line2D([], [], color=colour(colours[name]), marker=marker(colours[name]), markersize=5, label=name) for name in names],
+        [
+            Line2D([], [], color=colour(at), linestyle=line(at), marker=marker(at), markersize=5, label=name)
+            for name, at in ((name, colours[name]) for name in names)
+        ],
     )
 
 
