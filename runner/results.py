@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from runner import journal, stats
 from runner.errors import RequestError
@@ -22,6 +22,7 @@ MEASURED = ("ok", "noisy")
 """The statuses that carry timings; only `ok` is evidence."""
 
 AxisValue = Any
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,18 @@ class Results:
     def unit(self, axis: str) -> str:
         """Return the unit of an axis as the workload declares it, "" where it has none."""
         return str((self.job["derive"].get("axes") or {}).get(axis) or "")
+
+    def declared(self, kind: str, of: type[T]) -> list[T]:
+        """Return what the job declares to be derived, as in ("thresholds", ThresholdSpec), in its order.
+
+        Raises RequestError when a declaration is not one of this version.
+        """
+        try:
+            return [of(**one) for one in self.job["derive"].get(kind) or []]
+        except TypeError as error:
+            raise RequestError(
+                f"the job declares a {kind.removesuffix('s')} that this version does not know ({error}); write the job anew"
+            ) from error
 
     @property
     def confidence(self) -> float:

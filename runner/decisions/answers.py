@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner.decisions import metrics
-from runner.errors import RequestError
 from runner.journal import Event, case_key
 from runner.results import Results, labels, plain
 from runner.spec import DecisionSpec
@@ -113,12 +112,7 @@ def derive_all(results: Results) -> list[Answer]:
 
     Raises RequestError when a declaration in the job is not one of this version.
     """
-    try:
-        specs = [DecisionSpec(**declared) for declared in results.job["derive"].get("decisions") or []]
-    except TypeError as error:
-        raise RequestError(
-            f"the job declares a decision that this version does not know ({error}); write the job anew"
-        ) from error
+    specs = results.declared("decisions", DecisionSpec)
     known = hardware(results)
     return ([known] if known else []) + [derive(spec, results) for spec in specs]
 

@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 from runner import stats
-from runner.errors import RequestError
 from runner.journal import Event, case_key
 from runner.results import Results, labels, speedup
 from runner.spec import ThresholdSpec
@@ -44,13 +43,7 @@ def derive_all(results: Results) -> list[Evidence]:
 
     Raises RequestError when a declaration in the job is not one of this version.
     """
-    try:
-        specs = [ThresholdSpec(**declared) for declared in results.job["derive"].get("thresholds") or []]
-    except TypeError as error:
-        raise RequestError(
-            f"the job declares a threshold that this version does not know ({error}); write the job anew"
-        ) from error
-    return [derive(spec, results) for spec in specs]
+    return [derive(spec, results) for spec in results.declared("thresholds", ThresholdSpec)]
 
 
 def _cells(spec: ThresholdSpec, results: Results) -> list[Axes]:

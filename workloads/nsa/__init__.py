@@ -8,6 +8,7 @@
 | dense, sliding, compressed, selected | one attention each, in every way that this software has |
 | selection, combine | scores of blocks and the choice of the best n; the gate |
 | whole | all of it for a prompt |
+| peer | fla-core's kernels, for comparison |
 | cache, step | a decoding step's cache, and the same stages on it |
 | kernels | the Triton kernels: block scores, choice, selected attention |
 | flash, flex, sdpa | FlashAttention-2, FlexAttention and scaled dot-product attention as PyTorch ships them |

@@ -9,7 +9,7 @@ from runner.worker.workload import Axes, Context, Inputs, Workload
 from workloads.nsa import combine, selection, step
 from workloads.nsa import operations as of
 from workloads.nsa.cache import Cache
-from workloads.nsa.problem import Problem, Shape, at_rows, shape_of, tensors_of
+from workloads.nsa.problem import Problem, Shape, shape_of, tensors_of
 from workloads.nsa.variants import variant
 
 Arguments = tuple[Any, ...]
@@ -89,16 +89,6 @@ def _count_whole(output: tuple[Tensor, Tensor], prepared: Inputs) -> dict[str, i
     return counts | {"keys_total": sum(counts.values())}
 
 
-def _settled(output: tuple[Tensor, Tensor], p: Problem) -> Tensor:
-    return selection.settle(
-        at_rows(output[0], p), selection.blocks_at_rows(output[1], p), p, lambda chosen: of.truth("whole", p, chosen)
-    )
-
-
-def _true_scores(blocks: Tensor, p: Problem) -> Tensor:
-    return selection.truth_of_choice(p, selection.blocks_at_rows(blocks, p))
-
-
 WORKLOAD = Workload(
     inputs=inputs,
     operations=of.operations(reads),
@@ -106,11 +96,11 @@ WORKLOAD = Workload(
         "dense_flash": variant("dense", step.dense, _query, counters=_count("dense")),
         "dense_cudnn": variant("dense", step.dense_cudnn, _query, counters=_count("dense")),
         "compressed": variant("compressed", step.compressed, _query, counters=_count("compressed")),
-        "scoring": variant("scoring", step.choose, _query_at, finish=_true_scores),
+        "scoring": variant("scoring", step.choose, _query_at, finish=of.scores_of_choice),
         "selected": variant("selected", step.read_selected, _chosen, counters=_count_given),
         "sliding": variant("sliding", step.sliding, _query, counters=_count("sliding")),
         "combine": variant("combine", combine.gated_sum, lambda p: (p.gates, *p.branches)),
-        "whole": variant("whole", step.whole, _everything, finish=_settled, counters=_count_whole),
-        "whole_fla": variant("whole", step.whole_fla, _for_fla, finish=_settled, counters=_count_whole),
+        "whole": variant("whole", step.whole, _everything, finish=of.settled, counters=_count_whole),
+        "whole_fla": variant("whole", step.whole_fla, _for_fla, finish=of.settled, counters=_count_whole),
     },
 )

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from runner.worker.workload import BYTES_PER_ELEMENT, Axes, Operation, Params, Work
 from workloads.nsa import reference, selection
-from workloads.nsa.problem import Problem, Shape, by_rows, keys_and_values, shape_of, take_rows
+from workloads.nsa.problem import Problem, Shape, at_rows, by_rows, keys_and_values, shape_of, take_rows
 from workloads.nsa.variants import gradients, stacked
 
 BRANCHES = ("compressed", "selected", "sliding")
@@ -70,6 +71,18 @@ def best_blocks(p: Problem) -> Tensor:
 def choice(p: Problem) -> Tensor:
     """The truth of the stage that chooses blocks: the true scores of the best ones."""
     return selection.truth_of_choice(p, best_blocks(p))
+
+
+def scores_of_choice(blocks: Tensor, p: Problem) -> Tensor:
+    """Bring chosen blocks [B, Hkv, S, n] to what `choice` returns."""
+    return selection.truth_of_choice(p, selection.blocks_at_rows(blocks, p))
+
+
+def settled(output: tuple[Any, Tensor], p: Problem) -> Tensor:
+    """Bring the whole's output to the reference's choice where only near ties were decided otherwise."""
+    found, blocks = output
+    there = stacked(found) if p.shape.backward else at_rows(found, p)
+    return selection.settle(there, selection.blocks_at_rows(blocks, p), p, lambda chosen: truth("whole", p, chosen))
 
 
 def combination(p: Problem) -> Tensor:

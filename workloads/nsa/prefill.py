@@ -9,9 +9,9 @@ from runner.worker.workload import Axes, Context, Inputs, Unsupported, Workload
 from workloads.nsa import combine, compressed, dense, selected, selection, sliding, whole
 from workloads.nsa import flash as fa
 from workloads.nsa import flex as fx
-from workloads.nsa.operations import BRANCHES, Reads, operations, truth
-from workloads.nsa.problem import Problem, Shape, at_rows, checked_rows, shape_of, tensors_of
-from workloads.nsa.variants import stacked, variant
+from workloads.nsa.operations import BRANCHES, Reads, operations, scores_of_choice, settled
+from workloads.nsa.problem import Problem, Shape, checked_rows, shape_of, tensors_of
+from workloads.nsa.variants import variant
 
 Arguments = tuple[Any, ...]
 
@@ -112,17 +112,6 @@ def _masks_if_needed(p: Problem) -> Arguments:
     return _everything(p) if whole.can_be_fast(p.q, p.k) else _masks_too(p)
 
 
-def _chosen(blocks: Tensor, p: Problem) -> Tensor:
-    return selection.truth_of_choice(p, selection.blocks_at_rows(blocks, p))
-
-
-def _settled(output: tuple[Any, Tensor], p: Problem) -> Tensor:
-    """The whole's output as it would be with the reference's choice where only near ties were decided otherwise."""
-    found, blocks = output
-    there = stacked(found) if p.shape.backward else at_rows(found, p)
-    return selection.settle(there, selection.blocks_at_rows(blocks, p), p, lambda chosen: truth("whole", p, chosen))
-
-
 NO_CHOICE_GRADIENT = "the choice of blocks has no gradient"
 STAGE_FORWARD = "the gate's gradient is part of the whole's"
 NO_KERNEL = "this kernel has no backward"
@@ -146,13 +135,15 @@ WORKLOAD = Workload(
         "selected_flex": variant("selected", selected.flex, _blocks_as_mask, backward="its block mask is made for queries only"),
         "selected_fla": variant("selected", selected.fla, _blocks_for_fla),
         "selected_triton": variant("selected", selected.triton, _blocks_and_positions, backward=NO_KERNEL),
-        "scoring_torch": variant("scoring", selection.torch_choice, _pooled, backward=NO_CHOICE_GRADIENT, finish=_chosen),
+        "scoring_torch": variant(
+            "scoring", selection.torch_choice, _pooled, backward=NO_CHOICE_GRADIENT, finish=scores_of_choice
+        ),
         "scoring_triton": variant(
-            "scoring", selection.triton_choice, _pooled_and_lse, backward=NO_CHOICE_GRADIENT, finish=_chosen
+            "scoring", selection.triton_choice, _pooled_and_lse, backward=NO_CHOICE_GRADIENT, finish=scores_of_choice
         ),
         "combine": variant("combine", combine.gated_sum, lambda p: (p.gates, *p.branches), backward=STAGE_FORWARD),
-        "whole_masked": variant("whole", whole.masked, _masks_too, finish=_settled),
-        "whole": variant("whole", whole.fastest, _masks_if_needed, finish=_settled),
-        "whole_fla": variant("whole", whole.fla, _everything, finish=_settled),
+        "whole_masked": variant("whole", whole.masked, _masks_too, finish=settled),
+        "whole": variant("whole", whole.fastest, _masks_if_needed, finish=settled),
+        "whole_fla": variant("whole", whole.fla, _everything, finish=settled),
     },
 )

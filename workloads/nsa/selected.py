@@ -78,8 +78,7 @@ def flex(q: Tensor, k: Tensor, v: Tensor, mask: BlockMask, rows: int) -> Tensor:
     grouped = q.unflatten(2, (kv_heads, -1))
     group = grouped.shape[3]
     padded = torch.nn.functional.pad(grouped, (0, 0, 0, rows - group)).permute(0, 1, 3, 2, 4).flatten(1, 2)
-    options = {"BLOCK_M": rows, "BLOCK_N": min(64, mask.BLOCK_SIZE[1])} if q.device.type == "cuda" else {}
-    output = fx.attention(padded, k, v, mask, **({"kernel_options": options} if options else {}))
+    output = fx.attention(padded, k, v, mask, kernel_options={"BLOCK_M": rows, "BLOCK_N": min(64, mask.BLOCK_SIZE[1])})
     per_query: Tensor = output.unflatten(1, (-1, rows))[:, :, :group]
     return per_query.transpose(2, 3).flatten(2, 3)
 

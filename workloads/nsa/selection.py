@@ -123,6 +123,10 @@ def truth_of_choice(p: Problem, blocks: Tensor) -> Tensor:
     Two choices are equally good when these are equal, whatever rounding decided between near ties. A choice that is none gives
     -1 all over: one with a block twice or from the future, without a forced block, or with fewer than could be chosen.
     """
+    return _scores_of(blocks, true_scores(p), p)
+
+
+def _scores_of(blocks: Tensor, true: Tensor, p: Problem) -> Tensor:
     geometry = p.geometry
     ordered = blocks.long().sort(-1).values
     own = p.at[:, None, :, None] // geometry.select_len
@@ -131,7 +135,7 @@ def truth_of_choice(p: Problem, blocks: Tensor) -> Tensor:
     fewer = taken.sum(-1, keepdim=True) != (own + 1).clamp(max=geometry.num_select)
     forced = [(ordered == block).any(-1, keepdim=True) for block in (torch.zeros_like(own), (own - 1).clamp(min=0), own)]
     wrong = twice | fewer | (ordered > own).any(-1, keepdim=True) | ~(forced[0] & forced[1] & forced[2])
-    found = true_scores(p).gather(-1, ordered.clamp(min=0)).masked_fill(~taken, 0.0)
+    found = true.gather(-1, ordered.clamp(min=0)).masked_fill(~taken, 0.0)
     return found.sort(-1, descending=True).values.masked_fill(wrong, -1.0)
 
 
@@ -148,10 +152,11 @@ def settle(found: Tensor, blocks: Tensor, p: Problem, truth: Callable[[Tensor], 
     the result is moved by the difference that the reference, `truth(blocks)`, finds between both choices. A worse choice
     gives NaN, which no gate lets pass.
     """
-    best = reference.choose(true_scores(p), p.at, p.geometry)
+    true = true_scores(p)
+    best = reference.choose(true, p.at, p.geometry)
     if torch.equal(best, blocks):
         return found
-    if (truth_of_choice(p, blocks) < (1 - NEAR_TIE) * truth_of_choice(p, best)).any():
+    if (_scores_of(blocks, true, p) < (1 - NEAR_TIE) * _scores_of(best, true, p)).any():
         return torch.full_like(found, math.nan)
     return found.double() + truth(best) - truth(blocks)
 

@@ -6,7 +6,7 @@ from torch.nn.attention import SDPBackend
 
 from runner.worker.workload import Unsupported
 from workloads.nsa import combine as gate
-from workloads.nsa import sdpa, selected, selection
+from workloads.nsa import peer, sdpa, selected, selection
 from workloads.nsa.cache import Cache, View
 from workloads.nsa.geometry import Geometry
 
@@ -67,27 +67,15 @@ def whole_fla(q: Tensor, gates: Tensor, cache: Cache, at: Tensor, ends: tuple[Te
 
     `ends` are the cumulative lengths of queries and keys, [B + 1] each.
     """
-    from fla.ops.nsa.compression import parallel_nsa_compression
-    from fla.ops.nsa.parallel import ParallelNSAFunction, parallel_nsa_topk
-    from fla.ops.utils.pooling import mean_pooling
-
-    length, scale, count = cache.geometry.select_len, q.shape[-1] ** -0.5, cache.geometry.num_select
-    one, k, v = q.transpose(0, 1), cache.k.flatten(0, 1)[None], cache.v.flatten(0, 1)[None]
-    pooled_k, pooled_v = mean_pooling(k, length, ends[1]), mean_pooling(v, length, ends[1])
-    shared = {"block_size": length, "scale": scale, "cu_seqlens": ends}
-    of_compressed, lse = parallel_nsa_compression(q=one, k=pooled_k, v=pooled_v, TK=k.shape[1], **shared)
-    blocks = parallel_nsa_topk(q=one, k=pooled_k, lse=lse, TK=k.shape[1], block_counts=count, **shared)
-    of_selected = ParallelNSAFunction.apply(one, k, v, blocks, count, length, scale, ends)
+    k, v = cache.k.flatten(0, 1)[None], cache.v.flatten(0, 1)[None]
+    of_compressed, of_selected, blocks = peer.branches(q.transpose(0, 1), k, v, cache.geometry, ends)
     output = gate.gated_sum(gates, of_compressed.transpose(0, 1), of_selected.transpose(0, 1), sliding(q, cache))
     return output, blocks.transpose(0, 1).transpose(1, 2)
 
 
 def check_fla(q: Tensor, cache: Cache) -> None:
     """Raise Unsupported where fla-core can't do the step."""
-    selected.check_fla(q, cache.k)
-    geometry = cache.geometry
-    if not geometry.block_len == geometry.stride == geometry.select_len:
-        raise Unsupported("fla-core pools blocks that do not overlap: it needs block_len = stride = select_len")
+    peer.check(q, cache.k, cache.geometry)
     if not cache.is_even:
         raise Unsupported("fla-core's step is set up for sequences of one length here")
 

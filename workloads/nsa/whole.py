@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from runner.worker.workload import Unsupported
-from workloads.nsa import combine, compressed, selected, selection, sliding
+from workloads.nsa import combine, compressed, peer, selected, selection, sliding
 from workloads.nsa import flash as fa
 from workloads.nsa.geometry import Geometry
 
@@ -52,26 +52,8 @@ def fastest(q: Tensor, k: Tensor, v: Tensor, gates: Tensor, at: Tensor, geometry
 
 
 def fla(q: Tensor, k: Tensor, v: Tensor, gates: Tensor, at: Tensor, geometry: Geometry) -> Found:
-    """fla-core's pooling, compressed branch, choice and selected branch; the window, which it leaves to flash-attn, in FA-2.
-
-    It pools blocks of the selected length without overlap, so it can do l = d = l' alone.
-    """
-    selected.check_fla(q, k)
+    """fla-core's branches, with the window, which it leaves to flash-attn, in FA-2."""
+    peer.check(q, k, geometry)
     fa.check(q, k)
-    if not geometry.block_len == geometry.stride == geometry.select_len:
-        raise Unsupported("fla-core pools blocks that do not overlap: it needs block_len = stride = select_len")
-    from fla.ops.nsa.compression import parallel_nsa_compression
-    from fla.ops.nsa.parallel import parallel_nsa_topk
-    from fla.ops.utils.pooling import mean_pooling
-
-    scale, length = q.shape[-1] ** -0.5, geometry.select_len
-    pooled_k, pooled_v = mean_pooling(k, length), mean_pooling(v, length)
-    of_compressed, lse = parallel_nsa_compression(
-        q=q, k=pooled_k, v=pooled_v, TK=k.shape[1], block_size=length, scale=scale, cu_seqlens=None
-    )
-    with torch.no_grad():
-        blocks = parallel_nsa_topk(
-            q=q, k=pooled_k, lse=lse, TK=k.shape[1], block_counts=geometry.num_select, block_size=length, scale=scale
-        )
-    of_selected = selected.fla(q, k, v, blocks, geometry)
+    of_compressed, of_selected, blocks = peer.branches(q, k, v, geometry)
     return combine.gated_sum(gates, of_compressed, of_selected, sliding.flash(q, k, v, geometry)), blocks.transpose(1, 2)
