@@ -1,11 +1,15 @@
-"""One run from plan to closing line: the worker is started, followed, recorded and reported, and every exit leaves the truth."""
+"""One run from plan to closing line: the worker is started, here or on a rented machine, followed, recorded and reported.
 
+Every exit leaves the truth: in the journal, in MLflow, on the screen, and in what is still rented.
+"""
+
+import contextlib
 import signal
 import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from runner import job as jobs
 from runner import journal, plan
@@ -16,6 +20,12 @@ from runner.launch.local import Outcome, Worker
 from runner.plan import Plan
 from runner.sinks import Sink
 from runner.tracking import Place, Recorder, store
+
+if TYPE_CHECKING:
+    from runner.launch.offering import Offered
+    from runner.launch.rent import Choice
+    from runner.launch.skypilot import Sky
+    from runner.rental import Attempt
 
 EXIT_CODES = {"complete": EXIT_DONE, "interrupted": EXIT_INTERRUPTED}
 
@@ -30,10 +40,89 @@ def run(config: RunConfig, overrides: list[str], folders: Sequence[Path]) -> int
         plan.save(made.job, Path(config.launch.write_job))
         print(f"wrote {config.launch.write_job}; run it with: python -m runner.worker {config.launch.write_job} --out DIR")
         return EXIT_DONE
+    if made.target.rent:
+        return _rent(made, overrides, folders)
     if config.launch.dry_run:
         print("\n".join(plan.describe(made)))
         return EXIT_DONE
+    _end_what_was_left()
     return _measure(made)
+
+
+def _rent(made: Plan, overrides: Sequence[str], folders: Sequence[Path]) -> int:
+    """Show what the job would cost where, and, unless it is a dry run, run it there."""
+    from runner.launch import offering, server
+
+    with contextlib.ExitStack() as stack:
+        sky, why_not = None, ""
+        try:
+            sky = stack.enter_context(server.connected())
+        except RequestError as error:
+            if not made.config.launch.dry_run:
+                raise
+            why_not = str(error)
+        offered = offering.make(made, overrides, folders, sky, why_not)
+        if made.config.launch.dry_run:
+            print("\n".join([*plan.describe(made), *offered.lines(sys.stdout)]))
+            return EXIT_DONE
+        offered.decide()  # or why there is nothing to decide
+        assert sky is not None
+        return _measure_there(made, offered, sky)
+
+
+def _measure_there(made: Plan, offered: "Offered", sky: "Sky") -> int:
+    """Run the job on a rented machine."""
+    from runner.launch import offering, server
+    from runner.launch.rent import Renting
+
+    choices, settings = offered.choices(), offered.settings()  # or why there are none
+    server.check_guard(sky, made.config.launch.credentials)
+    where, warning = _tracking(made)
+    _end_what_was_left()
+    _claim(made)
+    display = for_mode(made.config.display, sys.stdout)
+    if made.config.display in ("auto", "rich", "plain"):
+        print("\n".join(offered.lines(sys.stdout)), flush=True)
+    signal.signal(signal.SIGTERM, _interrupt)
+    display.opening(made.job.as_dict(), made.folder)
+    if warning:
+        display.warn(warning)
+    tags = {"target": "sky", **made.config.tags}
+    recorder = Recorder(made.folder, where, tags, tell=display.warn) if where else None
+    threading.Thread(target=_import, args=(where is not None,), daemon=True).start()  # while a machine is being provisioned
+
+    def chosen(choice: "Choice", attempt: "Attempt") -> None:
+        plan.save(choice.job, made.folder / "job.json")
+        if recorder:
+            recorder.retag(tags | offering.tags(attempt))
+
+    sinks: list[Sink] = [display, recorder] if recorder else [display]
+    renting = Renting(sky, made.folder, choices, settings, chosen=chosen, warn=display.warn, alarm=display.alarm)
+    try:
+        outcome = renting.run(sinks)
+    except JobError as error:
+        outcome = Outcome("failed", str(error))
+    except BaseException:
+        display.close()
+        raise
+    return _conclude(made.folder, outcome, display, recorder, offering.bill(renting.record))
+
+
+def _end_what_was_left() -> None:
+    """End what an earlier run of this program rented and, killed, could not end."""
+    from runner.launch import ledger
+
+    if not ledger.left_behind():
+        return
+    from runner.launch import left, server
+
+    with server.connected() as sky:
+        for entry in ledger.left_behind():
+            print(f"ending {entry.cluster}, which a run that was killed left behind", file=sys.stderr, flush=True)
+            if sky is None:
+                raise RequestError("SkyPilot was never used from this HOME; set HOME to the one that rented it")
+            ended = left.end(sky, entry)
+            print(ended.line if ended.confirmed else f"ALARM: {ended.line}", file=sys.stderr, flush=True)
 
 
 def _measure(made: Plan) -> int:
@@ -59,11 +148,14 @@ def _measure(made: Plan) -> int:
         outcome = worker.run(sinks)
     except JobError as error:
         outcome = Outcome("failed", str(error))
-    return _conclude(made.folder, outcome, display, recorder)
+    except RequestError:
+        display.close()
+        raise
+    return _conclude(made.folder, outcome, display, recorder, [])
 
 
-def _conclude(folder: Path, outcome: Outcome, display: Display, recorder: Recorder | None) -> int:
-    """Derive the report, end the recording and the display; return the exit code."""
+def _conclude(folder: Path, outcome: Outcome, display: Display, recorder: Recorder | None, bill: list[str]) -> int:
+    """Derive the report, end the recording and the display; return the exit code. `bill` says what was rented and paid."""
     from runner import report  # it brings numpy and scipy, which a wrong request need not wait for
 
     lines = []
@@ -75,7 +167,7 @@ def _conclude(folder: Path, outcome: Outcome, display: Display, recorder: Record
     if recorder:
         recorder.finish(outcome.status, outcome.reason)
     display.finish(outcome.status, outcome.reason)
-    display.closing(lines + (recorder.lines() if recorder else []))
+    display.closing([*bill, *lines, *(recorder.lines() if recorder else [])])
     return EXIT_CODES.get(outcome.status, EXIT_FAILED)
 
 

@@ -21,17 +21,16 @@ from runner.paths import run_folder
 from runner.spec import AxisSpec, Case, GpuSpec, ThresholdSpec
 from runner.units import listed
 
-NO_RENTING = "renting arrives with the next release"
-
 
 @dataclass(frozen=True)
 class Target:
-    """Where a job would run. `here` is this machine's GPU for it; `obstacle` says why it can't be run now (None: it can)."""
+    """Where a job would run: `here`, this machine's GPU for it, or on one to `rent`; `obstacle` says why neither can be."""
 
     device: str
     gpu: GpuSpec | None
     here: DetectedGpu | None = None
     obstacle: str | None = None
+    rent: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,25 +70,21 @@ def target(config: RunConfig, detected: Sequence[DetectedGpu], folders: Sequence
     here = next((gpu for gpu in detected if spec.is_this(gpu.name, gpu.memory_bytes)), None)
     if here is None and config.workload.any_device and config.launch.mode != "sky" and detected:
         here = detected[0]  # what is here is the question; the worker and the report say that it is another one
-    return Target("cuda", spec, here, _obstacle(config, spec, here, detected))
-
-
-def _obstacle(config: RunConfig, spec: GpuSpec, here: DetectedGpu | None, detected: Sequence[DetectedGpu]) -> str | None:
-    asked = f"gpu={config.gpu_choice}"
-    if config.launch.mode == "sky":
-        return (
-            f"launch=sky: this version can't rent yet ({NO_RENTING}); what works now: launch.dry_run=true, or "
-            "launch.write_job=JOB.json and then python -m runner.worker JOB.json --out DIR on the machine with the GPU"
+    if config.launch.mode == "sky" or (here is None and config.launch.mode == "auto"):
+        return rented(spec)
+    obstacle = None
+    if here is None:
+        have = ", ".join(dict.fromkeys(one_line(gpu.name) for gpu in detected)) or "no GPU"
+        obstacle = (
+            f"gpu={config.gpu_choice} launch=local: no {spec.name} here (this machine has {have}); use gpu=local, or "
+            "launch.dry_run=true"
         )
-    if here:
-        return None
-    have = ", ".join(dict.fromkeys(one_line(gpu.name) for gpu in detected)) or "no GPU"
-    if config.launch.mode == "local":
-        return f"{asked} launch=local: no {spec.name} here (this machine has {have}); use gpu=local, or launch.dry_run=true"
-    return (
-        f"{asked}: no {spec.name} here (this machine has {have}) and no cloud is enabled; ways on: gpu=local to use what "
-        f"is here, launch.dry_run=true to see the plan, or enabling a cloud (sky check; {NO_RENTING})"
-    )
+    return Target("cuda", spec, here, obstacle)
+
+
+def rented(spec: GpuSpec) -> Target:
+    """Return a rented target; a datasheet without an SM version stands for a processor."""
+    return Target("cuda" if spec.sm else "cpu", spec, rent=True)
 
 
 def build_job(config: RunConfig, place: Target, folders: Sequence[Path], overrides: Sequence[str] = ()) -> Job:
@@ -212,7 +207,8 @@ def describe(plan: Plan) -> list[str]:
     job, place = plan.job, plan.target
     minutes, seconds = divmod(round(at_most_s(job.as_dict())), 60)
     gpu = place.gpu.name if place.gpu else (place.here.name if place.here else None)
-    verdict = place.obstacle or ("here" + (f", on GPU {place.here.index} ({place.here.name})" if place.here else ", on the CPU"))
+    here = f"here, on GPU {place.here.index} ({place.here.name})" if place.here else "here, on the CPU"
+    verdict = place.obstacle or ("rented, through SkyPilot" if place.rent else here)
     count = measurements(job.as_dict())
     own = "" if count == len(job.cases) * len(job.variants) else f", {count} measurements"
     settings = listed(job.derive["settings"])

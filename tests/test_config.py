@@ -1,5 +1,6 @@
 """The config: every shipped file is valid, and every wrong value is one line that names the key."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.compose import compose
-from runner.config import check_tracking_uri
+from runner.config import LaunchConfig, check_tracking_uri
 from runner.errors import RequestError
 from runner.paths import conf_dir
 from runner.schema import read
@@ -118,6 +119,23 @@ def test_sm_versions_may_be_written_as_numbers() -> None:
         ("display=fancy", "display=fancy", "one of auto, rich"),
         ("launch.mode=skyy", "launch.mode=skyy", "did you mean sky?"),
         ("launch.dry_run=maybe", "launch.dry_run=maybe", "true or false"),
+        ("launch.optimize=bil", "launch.optimize=bil", "did you mean bill?"),
+        ("launch.max_usd=-1", "launch.max_usd=-1", "at least 0"),
+        ("launch.max_usd=cheap", "launch.max_usd=cheap", "a number"),
+        ("launch.max_usd_per_hour=-0.5", "launch.max_usd_per_hour=-0.5", "at least 0"),
+        ("launch.max_usd_per_hr=1", "launch.max_usd_per_hr", "did you mean launch.max_usd_per_hour"),
+        ("launch.retries=-1", "launch.retries=-1", "at least 0"),
+        ("launch.retries=1.5", "launch.retries=1.5", "a whole number"),
+        ("launch.disk_gb=0", "launch.disk_gb=0", "at least 1"),
+        ("launch.idle_minutes=0", "launch.idle_minutes=0", "at least 1"),
+        ("launch.max_minutes=0", "launch.max_minutes=0", "more than 0"),
+        ("launch.spot=maybe", "launch.spot=maybe", "true or false"),
+        ("launch.fallback=4090", "launch.fallback=4090", "a list, as in [a,b]"),
+        ("launch.fallback=[a100,a100]", "launch.fallback", "each name once, as in launch.fallback=[4090,a100]"),
+        ("launch.include=[' ']", "launch.include", "each name once"),
+        ("launch.region=''", "launch.region", "expected text, or null"),
+        ("launch.image=' '", "launch.image", "expected text, or null"),
+        ("launch.setup=[a]", "launch.setup=['a']", "expected text"),
         ("measure.target=0", "measure.target=0", "more than 0"),
         ("measure.target=nan", "measure.target=nan", "a finite number"),
         ("measure.max_time_s=inf", "measure.max_time_s=inf", "a finite number"),
@@ -141,6 +159,38 @@ def test_a_wrong_value_is_one_line_with_the_key_and_what_was_expected(override: 
     message = wrong(override)
     assert key in message
     assert expected in message
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "expected"),
+    [
+        ("cloud.billing.increment_s=0", "cloud.billing.increment_s=0", "more than 0"),
+        ("cloud.billing.minimum_s=-1", "cloud.billing.minimum_s=-1", "at least 0"),
+        ("cloud.prices.h100.usd_per_hour=-1", "cloud.prices.h100.usd_per_hour=-1", "at least 0"),
+        ("cloud.prices.h100.as_of=today", "cloud.prices.h100.as_of=today", "'2026-02-04'"),
+        ("cloud.image=[a]", "cloud.image=['a']", "expected text"),
+        ("cloud.ends_itself=perhaps", "cloud.ends_itself=perhaps", "true or false"),
+    ],
+)
+def test_a_wrong_value_of_a_cloud_is_held_against_that_cloud(override: str, key: str, expected: str) -> None:
+    message = wrong("cloud=runpod", override)
+    assert key in message
+    assert expected in message
+
+
+@pytest.mark.parametrize("launch", ["auto", "local", "sky"])
+def test_the_files_of_launch_differ_in_the_mode_only_and_say_what_is_the_default_anyway(launch: str) -> None:
+    assert compose([f"launch={launch}"]).config.launch == LaunchConfig(mode=launch)
+
+
+def test_every_key_of_launch_is_explained_where_it_is() -> None:
+    lines = (conf_dir() / "launch_base.yaml").read_text().splitlines()
+    explained = [line.partition(":")[0] for line in lines if " # " in line and ":" in line.partition(" # ")[0]]
+    assert sorted(explained) == sorted(one.name for one in dataclasses.fields(LaunchConfig))
+
+
+def test_numeric_names_of_fallbacks_need_no_quotes() -> None:
+    assert compose(["gpu=h200", "launch.fallback=[4090,a100,'3090']"]).config.launch.fallback == ["4090", "a100", "3090"]
 
 
 @pytest.mark.parametrize(

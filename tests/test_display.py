@@ -142,6 +142,131 @@ def test_a_long_run_shows_the_largest_size_of_each_series_and_says_so() -> None:
     assert len(re.findall(r"^ +1024 ", shown, re.MULTILINE)) == 5
 
 
+# --- phases, the bill, alarms ---------------------------------------------------------------------------------------------
+
+ASKED = {"phase": "provisioning", "detail": "runpod RTX4090 in CA, $0.34/h", "spent_usd": None}
+SETTING_UP = {"phase": "set-up", "detail": "RTX4090", "spent_usd": 0.0031}
+AWAY = {"phase": "reconnecting", "detail": "connection\nrefused", "spent_usd": 0.01}
+DOWN = {"phase": "tearing down", "detail": "crossover-ada-1", "spent_usd": 0.02}
+CASE = {"index": 0, "total": 7, "case": {"n": 128}, "stage": "cold", "variants": ["fp32"], "precision": {}, "spent_usd": 0.015}
+
+
+def told(mode: str, *progress: dict[str, Any]) -> list[str]:
+    stream = io.StringIO()
+    display = for_mode(mode, stream)
+    for one in progress:
+        display.progress(dict(one))
+    return stream.getvalue().splitlines()
+
+
+def test_plain_prints_a_phase_when_it_changes_and_no_bill() -> None:
+    assert told("plain", ASKED, ASKED, SETTING_UP, SETTING_UP | {"spent_usd": 0.2}, CASE, AWAY, CASE, AWAY, DOWN) == [
+        "provisioning: runpod RTX4090 in CA, $0.34/h",
+        "set-up: RTX4090",
+        "reconnecting: connection refused",
+        "tearing down: crossover-ada-1",
+    ]
+
+
+def test_plain_does_not_repeat_phases_that_take_turns_but_says_them_of_the_next_machine() -> None:
+    assert len(told("plain", ASKED, AWAY, ASKED, AWAY, ASKED)) == 2
+    assert len(told("plain", ASKED, DOWN, DOWN, ASKED, SETTING_UP)) == 4
+
+
+def test_a_phase_may_have_no_detail() -> None:
+    assert told("plain", {"phase": "starting"}, {"phase": "starting", "detail": ""}) == ["starting"]
+
+
+def test_jsonl_has_an_event_per_change_of_phase() -> None:
+    found = [json.loads(line) for line in told("jsonl", ASKED, ASKED, SETTING_UP, CASE, SETTING_UP | {"spent_usd": 1.0}, ASKED)]
+    assert found == [{"event": "phase", **one} for one in (ASKED, SETTING_UP, ASKED)]
+
+
+def test_quiet_says_no_phase() -> None:
+    assert told("quiet", ASKED, CASE, DOWN) == []
+
+
+def moving_line(display: Rich, width: int) -> str:
+    """Return what the live line shows now."""
+    console = Console(file=io.StringIO(), width=width, highlight=False)
+    assert display._progress is not None
+    console.print(display._progress.get_renderable())
+    return str(console.file.getvalue()).rstrip("\n")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("width", [70, 80, 120])
+def test_rich_shows_the_phase_and_keeps_the_bill_at_the_right(width: int) -> None:
+    display = Rich(io.StringIO(), Console(file=io.StringIO(), width=width, force_terminal=True))
+    display.opening(matmul().job().as_dict(), Path("runs/1"))
+    display.progress(ASKED)
+    assert re.search(r"0/7 provisioning: runpod RTX4090 in", moving_line(display, width))
+    display.progress(SETTING_UP)
+    assert re.search(r"0/7 set-up: RTX4090 +\$0\.0031$", moving_line(display, width))
+    display.progress(CASE)
+    assert re.search(r"0/7 n=128  fp32 +\$0\.015$", moving_line(display, width))
+    display.progress({key: value for key, value in CASE.items() if key != "spent_usd"} | {"precision": {"fp32": 0.02}})
+    assert re.search(r"n=128  fp32 +±2\.0% +\$0\.015$", moving_line(display, width))
+    display.progress(
+        {"phase": "reconnecting", "detail": "[/red] " + "so long a reason that it does not fit " * 4, "spent_usd": 1.5}
+    )
+    assert re.search(r"0/7 reconnecting: \[/red\] so lo.*… +\$1\.50$", moving_line(display, width))
+    display.close()
+
+
+@pytest.mark.parametrize(("mode", "shown"), [
+    ("plain", "ALARM: it lives on\n"),
+    ("quiet", "ALARM: it lives on\n"),
+    ("jsonl", '{"event":"alarm","text":"it lives on"}\n'),
+    ("rich", "ALARM: it lives on\n"),
+])  # fmt: skip
+def test_an_alarm_is_in_every_display_before_the_start_and_after_the_end(mode: str, shown: str) -> None:
+    stream = io.StringIO()
+    display = for_mode(mode, stream)
+    display.alarm("it lives on")
+    assert stream.getvalue() == shown
+    display.opening(matmul().job().as_dict(), Path("runs/1"))
+    display.finish("complete", "")
+    display.alarm("it lives on")
+    assert stream.getvalue().endswith(shown)
+
+
+def test_an_alarm_on_a_terminal_is_bold_red_and_one_line_however_long() -> None:
+    stream = io.StringIO()
+    display = Rich(stream, Console(file=stream, width=40, force_terminal=True, color_system="standard"))
+    display.alarm("crossover-ada-1 may still cost money: " + "sky down crossover-ada-1 " * 3)
+    assert stream.getvalue().startswith("\x1b[1;31mALARM: crossover-ada-1 may")
+    assert stream.getvalue().count("\n") == 1
+
+
+@pytest.mark.parametrize("mode", ["plain", "quiet", "jsonl", "rich"])
+def test_closing_the_screen_prints_nothing_and_may_be_done_twice(mode: str) -> None:
+    stream = io.StringIO()
+    display = for_mode(mode, stream)
+    display.close()
+    display.opening(matmul().job().as_dict(), Path("runs/1"))
+    before = stream.getvalue()
+    display.close()
+    display.close()
+    assert stream.getvalue() == before
+    display.progress(CASE)
+    display.warn("still there")
+    assert "still there" in stream.getvalue()
+
+
+def test_after_closing_a_terminal_has_its_cursor_and_no_bar_left() -> None:
+    stream = io.StringIO()
+    display = Rich(stream, Console(file=stream, width=80, force_terminal=True))
+    display.opening(matmul().job().as_dict(), Path("runs/1"))
+    display.close()
+    assert stream.getvalue().rstrip().endswith("\x1b[2K")
+    assert "\x1b[?25h" in stream.getvalue()
+    display.finish("failed", "refused")
+    assert stream.getvalue().count("\x1b[?25h") == 1
+
+
+# --- warnings, names, early ends ------------------------------------------------------------------------------------------
+
+
 def test_a_warning_is_shown_once() -> None:
     run = matmul()
     events = run.events()

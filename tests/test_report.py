@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 
 from runner import report, results
+from runner.rental import Attempt, Rental
 from runner.report import drawing, plots
 from runner.report.__main__ import main
 from runner.report.table import COLUMNS
@@ -229,6 +230,72 @@ def test_the_command_prints_the_words_and_exits_with_the_runs_fate(tmp_path: Pat
     write(run, tmp_path, run.events()[:9])
     assert main([str(tmp_path)]) == 1
     assert "partial" in capsys.readouterr().out
+
+
+LOST = Attempt(
+    "crossover-ada-1", "vast", "4090", "4090", "RTX4090", None, None, True, 0.3, requested_at=0.0, ended_at=5.0, down_at=8.0,
+    confirmed_down=True, outcome="no capacity|\nnone",
+)  # fmt: skip
+DONE = Attempt(
+    "crossover-ada-2", "runpod", "a100", "4090", "A100-80GB", "1x_A100", "CA", False, 1.2, requested_at=1e9, up_at=1e9 + 60,
+    running_at=1e9 + 90, ended_at=1e9 + 290, down_at=1e9 + 300, confirmed_down=True, outcome="complete", billed_s=300.0,
+    cost_usd=0.1, sky_cost_usd=0.0042,
+)  # fmt: skip
+
+
+def page_of(folder: Path, *attempts: Attempt) -> str:
+    write(matmul(), folder)
+    Rental("5e5510", "ada", list(attempts)).save(folder)
+    report.write(folder, plots=False)
+    return (folder / "report.md").read_text()
+
+
+def test_what_was_rented_has_a_row_per_cluster_and_a_sum(tmp_path: Path) -> None:
+    page = page_of(tmp_path, LOST, DONE)
+    rows = [line for line in page.partition("## Rented")[2].partition("\n## ")[0].splitlines() if line.startswith("|")]
+    assert rows[0] == "| cloud | instance | region | GPU | $/h | lifetime | billed | cost | says SkyPilot | ended | down |"
+    assert rows[2:] == [
+        "| vast | - (spot) | - | 4090 | $0.30 | - | - | - | - | no capacity\\| none | confirmed |",
+        "| runpod | 1x_A100 | CA | a100 instead of 4090 | $1.20 | 5 min 00 s | 5 min 00 s | $0.10 | $0.0042 "
+        "| complete | confirmed |",
+    ]
+    assert "$0.10 in all, $0.014 a case. SkyPilot says $0.0042." in page
+    assert "Rented: a100 (runpod, CA) at $1.20/h in 2 attempts: $0.10 in all, $0.014 a case." in page.partition("\n## ")[0]
+
+
+def test_another_gpu_than_asked_for_and_a_cluster_that_may_still_live_are_said_first(tmp_path: Path) -> None:
+    lines = page_of(tmp_path, LOST, replace(DONE, confirmed_down=False)).splitlines()
+    assert lines[2].startswith("> **Asked for 4090, measured on a100.**")
+    assert lines[4].startswith("> **The end of `crossover-ada-2` is not confirmed**")
+    assert "`sky down crossover-ada-2`" in lines[4]
+
+
+def test_a_price_that_is_not_known_is_not_made_up(tmp_path: Path) -> None:
+    page = page_of(tmp_path, DONE, replace(DONE, usd_per_hour=None, cost_usd=None, sky_cost_usd=None))
+    assert "$0.10 in all and 1 cluster of unknown price" in page
+    assert "no price is known" in page_of(tmp_path, replace(DONE, cost_usd=None))
+    assert "nothing was billed" in page_of(tmp_path, LOST)
+
+
+def test_a_run_on_this_machine_says_nothing_of_renting(folder: Path) -> None:
+    assert "ented" not in (folder / "report.md").read_text()
+
+
+def test_a_run_that_was_paid_for_and_never_started_is_one_line_and_exit_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    matmul().job().save(tmp_path / "job.json")
+    Rental("5e5510", "ada", [LOST]).save(tmp_path)
+    assert main([str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_damaged_bill_is_one_line_and_exit_2(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "launch.json").write_text('{"attempts": 3}')
+    assert main([str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert "launch.json is damaged" in error
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize("content", [None, "", "not json\n", '{"event":"case_started"}\n', '["event"]\n'])

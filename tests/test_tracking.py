@@ -21,10 +21,12 @@ import pytest
 
 from runner import report
 from runner.errors import RequestError
+from runner.journal import Event
 from runner.masking import mask
+from runner.rental import Attempt, Rental
 from runner.tracking import Place, Recorder, check, place, ui_hint
 from runner.tracking.__main__ import main
-from runner.tracking.content import METRICS, Steps, name, params, points
+from runner.tracking.content import METRICS, Steps, name, params, points, work
 from runner.tracking.store import connect, scrub
 from runner.tracking.upload import Upload, locked
 from tests.journals import Fabricated, grid, matmul, staged, write
@@ -95,7 +97,7 @@ def test_a_recorded_run_has_its_curves_tags_params_and_artifacts(out: Path, wher
     events = [event for event in run.events() if event["event"] == "measurement" and event["variant"] == "bf16"]
     assert [point.value for point in curve] == [event["statistics"]["median_ms"] for event in events]
     sections = {metric.split("/")[0] for metric in found.data.metrics}
-    assert sections == set(METRICS.values())
+    assert sections == {*METRICS.values(), "measure_s", "measurements"}
     assert not any(metric.endswith("/fp8") for metric in found.data.metrics)
     expected = {
         "gpu.name": "NVIDIA H200", "gpu.sm": "9.0", "target": "local", "team": "kernels", "status": "complete",
@@ -221,6 +223,255 @@ def test_an_upload_that_can_not_be_is_one_line_and_exit_2(
     first, second = capsys.readouterr().err.splitlines()
     assert any(word in first for word in says.split("|"))
     assert "has no journal.jsonl" in second
+
+
+# --- rented machines ------------------------------------------------------------------------------------------------------
+
+BEGAN = 1772366400.0  # 2026-03-01 12:00 UTC
+LOGS = {"launch.json", "task.yaml", "provision.log", "node.log", "teardown.log"}
+
+
+def cluster(number: int = 1, **changes: Any) -> Attempt:
+    """Return a cluster that measured for six minutes, and cost 6 cents."""
+    at = BEGAN + 1000 * (number - 1)
+    came: dict[str, Any] = {
+        "requested_at": at, "up_at": at + 90, "running_at": at + 150, "ended_at": at + 350, "down_at": at + 360,
+        "confirmed_down": True, "billed_s": 360.0, "cost_usd": 0.06, "outcome": "complete", "sky_cost_usd": 0.058,
+        "instance_type": "1x_H200_SECURE", "region": "CA", "usd_per_hour": 0.6,
+    }  # fmt: skip
+    return Attempt(f"crossover-ada-{number}", "runpod", **({"gpu": "h200", "asked_gpu": "h200"} | came | changes))
+
+
+def refused(number: int = 1, **changes: Any) -> Attempt:
+    """Return a cluster that could not be had."""
+    nothing = dict.fromkeys(("up_at", "running_at", "billed_s", "cost_usd", "sky_cost_usd"))
+    return cluster(number, outcome="no capacity", **nothing | changes)
+
+
+def rent(folder: Path, *attempts: Attempt) -> Rental:
+    """Leave in the folder what a launcher does."""
+    for log in LOGS - {"launch.json"}:
+        (folder / log).write_text("it went so\n")
+    found = Rental("5e5510", "ada", list(attempts))
+    found.save(folder)
+    return found
+
+
+def never(folder: Path, *attempts: Attempt, **changes: Any) -> Fabricated:
+    """Leave in the folder what a run does for which no worker started; return the run that was asked for."""
+    run = matmul(**changes)
+    run.job().save(folder / "job.json")
+    rent(folder, *attempts)
+    return run
+
+
+def runs(where: Place) -> list[Any]:
+    client, experiment = connect(where)
+    return list(client.search_runs([experiment]))
+
+
+def test_a_rented_run_has_its_bill(out: Path, where: Place) -> None:
+    (out / "run").mkdir()
+    lost = cluster(1, spot=True, outcome="lost", cost_usd=0.02, sky_cost_usd=None)
+    rent(out / "run", lost, refused(2), cluster(3))
+    recorder = record(out / "run", where, matmul())
+    client = store(where)
+    found = client.get_run(recorder.run_id)
+    expected = {"cost_usd": 0.08, "cost_usd_per_case": 0.08 / 7, "billed_s": 720.0, "rental_setup_s": 150.0}
+    expected |= {"measure_s": 12.5, "measurements": 28.0}
+    assert {key: found.data.metrics[key] for key in expected} == pytest.approx(expected)
+    tags = {
+        "cost.usd": "0.08", "cloud": "runpod", "instance_type": "1x_H200_SECURE", "region": "CA", "price.usd_per_hour": "0.6",
+        "spot": "false", "cluster": "crossover-ada-3", "sky.cost_usd": "0.058", "target": "local", "team": "kernels",
+    }  # fmt: skip
+    assert tags.items() <= found.data.tags.items()
+    assert "fallback_from" not in found.data.tags
+    assert artifacts(client, recorder.run_id or "") == ARTIFACTS | LOGS
+    assert "## Rented" not in found.data.tags["mlflow.note.content"]
+    assert "$0.08 in all" in found.data.tags["mlflow.note.content"]
+
+
+def test_a_run_on_another_gpu_than_asked_for_says_so_in_a_tag(out: Path, where: Place) -> None:
+    (out / "run").mkdir()
+    rent(out / "run", refused(asked_gpu="4090", gpu="4090"), cluster(2, asked_gpu="4090"))
+    recorder = record(out / "run", where, matmul())
+    assert store(where).get_run(recorder.run_id).data.tags["fallback_from"] == "4090"
+
+
+def test_what_is_rented_may_be_told_at_any_time(out: Path, where: Place) -> None:
+    run = matmul()
+    recorder = Recorder(out, where, {"target": "sky", "team": "kernels"})
+    recorder.retag({"cloud": "vast", "region": None})
+    for event in write(run, out, run.events()[:9]):
+        recorder.event(event)
+    until = time.monotonic() + 20
+    while not (recorder.run_id and store(where).get_run(recorder.run_id).data.metrics) and time.monotonic() < until:
+        time.sleep(0.1)
+    while recorder._wake.is_set() and time.monotonic() < until:
+        time.sleep(0.1)  # nothing but being told would make it send anything now
+    threads = [threading.Thread(target=recorder.retag, args=({"cloud": "runpod", f"n{number}": number},)) for number in range(20)]
+    for one in threads:
+        one.start()
+    while store(where).get_run(recorder.run_id).data.tags["cloud"] != "runpod":  # while the run goes on
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    for one in threads:
+        one.join()
+    recorder.finish("partial", "gone")
+    expected = {"target": "sky", "team": "kernels", "cloud": "runpod"} | {f"n{number}": str(number) for number in range(20)}
+    assert expected.items() <= store(where).get_run(recorder.run_id).data.tags.items()
+    assert json.loads((out / "mlflow.json").read_text())["tags"]["n19"] == 19
+
+
+def test_tags_that_could_not_be_sent_are_sent_later(out: Path, where: Place) -> None:
+    write(matmul(), out / "run")
+    recorder = Recorder(out / "run", where, {"target": "sky"})
+    recorder.retag({"cloud": "runpod"})  # and then it is killed
+    assert main([str(out / "run")]) == 0
+    (found,) = runs(where)
+    assert (found.data.tags["target"], found.data.tags["cloud"]) == ("sky", "runpod")
+
+
+@pytest.mark.parametrize(("status", "ended"), [("failed", "FAILED"), ("interrupted", "KILLED")])
+def test_a_run_that_was_paid_for_is_there_even_if_no_worker_started(out: Path, where: Place, status: str, ended: str) -> None:
+    folder = out / "run"
+    folder.mkdir()
+    recorder = Recorder(folder, where, {"target": "sky", "team": "kernels"})
+    run = never(folder, cluster(running_at=None, outcome="failed"))
+    recorder.retag({"cloud": "runpod"})
+    recorder.finish(status, "set-up on the node failed")
+    client = store(where)
+    found = client.get_run(recorder.run_id)
+    assert (found.info.status, found.info.run_name) == (ended, "03-01 12:00:00 NVIDIA H200, never started")
+    assert (found.info.start_time, found.info.end_time) == (1000 * BEGAN, 1000 * (BEGAN + 360))
+    expected = {
+        "status": status, "reason": "set-up on the node failed", "target": "sky", "team": "kernels", "workload": "matmul",
+        "session": "5e5510", "job.hash": run.job().hash, "cost.usd": "0.06", "cloud": "runpod", "git.dirty": "false",
+    }  # fmt: skip
+    assert expected.items() <= found.data.tags.items()
+    assert "gpu.name" not in found.data.tags
+    assert found.data.tags["mlflow.note.content"].startswith("## Rented\n")
+    assert found.data.metrics == {"cost_usd": 0.06, "billed_s": 360.0}
+    assert found.data.params["cases.count"] == "7"
+    assert artifacts(client, recorder.run_id or "") == LOGS | {"job.json"}
+    assert "never started" not in " ".join(recorder.lines())
+    assert recorder.lines()[-1] == f"run {recorder.run_id}"
+
+
+def test_recording_a_run_that_never_started_again_changes_nothing(
+    out: Path, where: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = out / "run"
+    folder.mkdir()
+    never(folder, cluster(running_at=None))
+    assert main([str(folder), "--uri", where.uri]) == 0
+    assert main([str(folder)]) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if "recorded" in line] == ["recorded", "already recorded"]
+    (folder / "mlflow.json").unlink()
+    assert main([str(folder), "--uri", where.uri]) == 0
+    (found,) = runs(where)
+    assert (found.info.status, found.data.tags["target"], found.data.tags["status"]) == ("FAILED", "sky", "failed")
+    assert len(store(where).get_metric_history(found.info.run_id, "cost_usd")) == 1
+
+
+@pytest.mark.parametrize("remembered", [True, False], ids=["with mlflow.json", "without"])
+def test_a_worker_that_starts_at_last_goes_on_with_the_run_that_never_started(out: Path, where: Place, remembered: bool) -> None:
+    folder = out / "run"
+    folder.mkdir()
+    run = never(folder, cluster(running_at=None))
+    first = Recorder(folder, where, {"target": "sky"})
+    first.finish("failed", "set-up failed")
+    if not remembered:
+        (folder / "mlflow.json").unlink()
+    rent(folder, cluster(running_at=None), cluster(2))
+    events = run.events()
+    events[0]["job"]["provenance"]["created_at"] = "2026-03-01T12:30:00+00:00"  # it was asked for again
+    write(run, folder, events)
+    second = Recorder(folder, where, {"target": "sky"})
+    for event in events:
+        second.event(event)
+    until = time.monotonic() + 20
+    while not (second.run_id and "latency_ms/bf16" in store(where).get_run(second.run_id).data.metrics):
+        assert time.monotonic() < until, second.problem
+        time.sleep(0.1)
+    assert store(where).get_run(second.run_id).info.status == "RUNNING"
+    report.write(folder)
+    second.finish("complete", "")
+    assert (second.problem, second.run_id) == (None, first.run_id)
+    (found,) = runs(where)
+    assert (found.info.status, found.info.run_name) == ("FINISHED", "03-01 12:00:00 NVIDIA H200")
+    expected = {"gpu.name": "NVIDIA H200", "session": run.session, "status": "complete", "reason": "", "cost.usd": "0.12"}
+    assert expected.items() <= found.data.tags.items()
+    assert (found.data.metrics["cost_usd"], found.data.metrics["rental_setup_s"]) == (0.12, 150.0)
+    (folder / "mlflow.json").unlink()
+    (folder / "launch.json").unlink()  # the worker's session finds it now
+    assert main([str(folder), "--uri", where.uri]) == 0
+    assert len(runs(where)) == 1
+
+
+def test_a_second_attempt_that_gets_nothing_either_is_added_to_the_run(out: Path, where: Place) -> None:
+    folder = out / "run"
+    folder.mkdir()
+    never(folder, cluster(running_at=None))
+    Recorder(folder, where).finish("failed", "set-up failed")
+    rent(folder, cluster(running_at=None), refused(2))
+    Recorder(folder, where).finish("failed", "none of the offers could be had")
+    (found,) = runs(where)
+    assert (found.data.tags["cluster"], found.data.tags["reason"]) == ("crossover-ada-2", "none of the offers could be had")
+    assert found.data.metrics["cost_usd"] == 0.06
+
+
+def test_a_bill_that_is_known_better_later_is_brought_up(out: Path, where: Place) -> None:
+    (out / "run").mkdir()
+    rent(out / "run", cluster(confirmed_down=False, cost_usd=None, billed_s=None, down_at=None))
+    recorder = record(out / "run", where, matmul())
+    assert "cost_usd" not in store(where).get_run(recorder.run_id).data.metrics
+    time.sleep(0.01)
+    rent(out / "run", cluster())
+    assert main([str(out / "run")]) == 0
+    (found,) = runs(where)
+    assert found.data.metrics["cost_usd"] == 0.06
+    assert "not confirmed" not in (out / "run/report.md").read_text()
+
+
+def test_a_run_here_whose_worker_never_started_is_not_recorded(out: Path, where: Place) -> None:
+    matmul().job().save(out / "run/job.json")
+    recorder = Recorder(out / "run", where)
+    recorder.finish("failed", "no torch")
+    assert recorder.lines() == ["not recorded in MLflow: the worker never started"]
+    assert runs(where) == []
+
+
+@pytest.mark.parametrize(("damaged", "says"), [("launch.json", "launch.json is damaged"), ("job.json", "no valid job file")])
+def test_a_damaged_file_is_one_line(out: Path, where: Place, damaged: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = out / "run"
+    folder.mkdir()
+    never(folder, refused())
+    (folder / damaged).write_text("{")
+    recorder = Recorder(folder, where)
+    recorder.finish("failed", "")
+    assert says in recorder.lines()[0]
+    assert recorder.lines()[1] == f"later: python -m runner.tracking {folder}"
+    assert main([str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+
+
+def worked(events: list[Event]) -> tuple[float, float]:
+    seconds, count = (point.value for point in work(events))
+    return seconds, count
+
+
+def test_the_work_of_all_workers_of_a_run_counts(out: Path) -> None:
+    run = matmul()
+    events = run.events()
+    assert worked(events) == (12.5, 28)
+    assert worked([*events, *events]) == (25.0, 56)  # asked for again, measured again
+    killed = events[:9]  # without a last word, so by its events, 137 ms apart
+    assert worked(killed) == (pytest.approx(8 * 0.137), 6)
+    assert worked([*killed, *events]) == (pytest.approx(12.5 + 8 * 0.137), 34)
+    assert list(work([])) == []
 
 
 # --- names, steps and params ---------------------------------------------------------------------------------------------

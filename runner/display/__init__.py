@@ -12,13 +12,23 @@ MODES = ("auto", "rich", "plain", "quiet", "jsonl")
 
 
 class Display(Sink, Protocol):
-    """A sink that is looked at: `opening`, then the run's events, `finish`, `closing`."""
+    """A sink that is looked at: `opening`, then the run's events, `finish`, `closing`; `close` where it ends otherwise.
+
+    Its `progress` takes phases too: `{"phase": "provisioning", "detail": "runpod RTX4090", "spent_usd": 0.03}`, before, between
+    and after cases; `spent_usd` (so far, None where not known) may also come with a case's progress.
+    """
 
     def opening(self, job: Mapping[str, Any], folder: Path) -> None:
         """Say what will run (a job's plain data) and where it is written to."""
 
     def warn(self, line: str) -> None:
         """Show a warning that is not in the journal. May be called from another thread."""
+
+    def alarm(self, line: str) -> None:
+        """Show what must not be overlooked, at any time, also after the end. May be called from another thread."""
+
+    def close(self) -> None:
+        """Leave the screen to whoever prints next, without a word; may be called at any time, and again."""
 
     def closing(self, lines: list[str]) -> None:
         """Say where the results are, after `finish`."""

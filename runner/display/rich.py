@@ -7,12 +7,14 @@ from typing import Any, TextIO
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
+from rich.markup import escape
 from rich.padding import Padding
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from runner import composition, units
+from runner.cost import usd
 from runner.display import words
 from runner.journal import Event
 from runner.report.table import flat
@@ -20,7 +22,7 @@ from runner.results import MEASURED, Results, plain
 
 REFRESH_HZ = 4  # the display shares the machine with the measurement
 MAX_ROWS = 60
-NARROW = 96  # columns; below, a table has no room for rates, which are in report.md
+NARROW = 96  # columns; below, a table has no room for rates, which are in report.md, and the bar is half as long
 STYLES = {"faster": "green", "slower": "red", "same": "dim", "unclear": "yellow"}
 
 
@@ -34,6 +36,7 @@ class Rich:
         self._settings: Mapping[str, Any] = {}
         self._progress: Progress | None = None
         self._task: TaskID | None = None
+        self._live = False
         self._started = time.monotonic()
         self._measuring: float | None = None
         self._done = 0
@@ -61,19 +64,25 @@ class Rich:
         if event["event"] == "case_started":
             self._measuring = self._measuring or time.monotonic()
             self._done = event["index"]
-            what = words.case(event, self._settings)
+            what = escape(words.case(event, self._settings))
             self._progress.update(self._task, total=event["total"], completed=event["index"], what=what, live="")
 
     def progress(self, progress: dict[str, Any]) -> None:
-        """Show the current case, the variants under way and how precise their medians are by now."""
-        if self._progress is None or self._task is None or "index" not in progress:
+        """Show the phase, or the current case, the variants under way and how precise their medians are by now; and the bill."""
+        if self._progress is None or self._task is None:
+            return
+        if progress.get("spent_usd") is not None:
+            self._progress.update(self._task, spent=usd(progress["spent_usd"]))
+        if line := words.phase(progress):
+            self._progress.update(self._task, what=escape(line), live="", eta="")
+        if "index" not in progress:
             return
         reached = progress.get("precision") or {}
         # The least precise one decides when the case is done.
         live = f"±{100 * max(reached.values()):.1f}%" if reached else ""
         names = progress.get("variants") or []
-        shown = " ".join(names[:4]) + (f" +{len(names) - 4}" if len(names) > 4 else "")
-        what = f"{words.case(progress, self._settings)}  [cyan]{shown}[/]"
+        shown = escape(" ".join(names[:4])) + (f" +{len(names) - 4}" if len(names) > 4 else "")
+        what = f"{escape(words.case(progress, self._settings))}  [cyan]{shown}[/]"
         self._progress.update(
             self._task, total=progress["total"], completed=progress["index"], what=what, live=live, eta=self._eta(progress)
         )
@@ -84,10 +93,19 @@ class Rich:
             self._told.add(line)
             self._print(Text.assemble(("! ", "bold yellow"), (line, "yellow")))
 
+    def alarm(self, line: str) -> None:
+        """Show an alarm, in one line however long, so that a command in it can be copied."""
+        self._print(Text(f"ALARM: {line}", style="bold red"), soft_wrap=True)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._progress is not None and self._live:
+            self._live = False
+            self._progress.live.stop()  # Progress.stop adds an empty line where the screen is none
+
     def finish(self, status: str, reason: str) -> None:
         """Take the bar away; show the tables and what was found."""
-        if self._progress is not None:
-            self._progress.stop()
+        self.close()
         results = words.results_of(self._events)
         if results:
             for table in tables(results, self._console.width):
@@ -109,18 +127,21 @@ class Rich:
     def _begin(self, job: Mapping[str, Any]) -> None:
         self._progress = Progress(
             SpinnerColumn(),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=24 if self._console.width >= NARROW else 12),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TextColumn("{task.fields[what]}"),
+            TextColumn("{task.fields[what]}", table_column=Column(no_wrap=True, ratio=1)),
             TextColumn("[yellow]{task.fields[live]}[/]"),
             TextColumn("[dim]{task.fields[eta]}[/]"),
+            TextColumn("[bold]{task.fields[spent]}[/]", justify="right"),
             console=self._console,
             refresh_per_second=REFRESH_HZ,
             transient=True,
+            expand=True,  # what is too long is cut in the middle column, and the bill stays at the right
         )
         self._total = len(job["cases"])
-        self._task = self._progress.add_task("", total=max(self._total, 1), what="starting the worker", live="", eta="")
+        self._task = self._progress.add_task("", total=max(self._total, 1), what="starting the worker", live="", eta="", spent="")
         self._progress.start()
+        self._live = True
 
     def _eta(self, progress: Mapping[str, Any]) -> str:
         """Say how long it may still take, from the cases done so far."""
@@ -130,8 +151,8 @@ class Rich:
         spent = time.monotonic() - self._measuring
         return f"{units.duration(spent / done * (progress['total'] - done))} left"
 
-    def _print(self, text: Text) -> None:
-        (self._progress.console if self._progress else self._console).print(text)
+    def _print(self, text: Text, soft_wrap: bool = False) -> None:
+        (self._progress.console if self._progress else self._console).print(text, soft_wrap=soft_wrap)
 
 
 def tables(results: Results, width: int = 100) -> list[Any]:

@@ -9,6 +9,9 @@ from runner import composition
 from runner.display import words
 from runner.journal import Event
 
+LAST_PHASE = "tearing down"
+"""What a machine ends with: what is said of the next one is new."""
+
 
 class Plain:
     """One line per measurement, warnings as they come, then what was found."""
@@ -19,6 +22,7 @@ class Plain:
         self._case = ""
         self._settings: Mapping[str, Any] = {}
         self._stages: set[str] = set()
+        self._phases: set[str] = set()
 
     def opening(self, job: Mapping[str, Any], folder: Path) -> None:
         """Say what will run."""
@@ -39,11 +43,24 @@ class Plain:
             self._say(f"{self._case}{words.case(event, self._settings)} {event['variant']}: {found}")
 
     def progress(self, progress: dict[str, Any]) -> None:
-        """Lines don't move."""
+        """Print a line per phase, each once for every machine: one that comes and goes is no news. Else lines don't move."""
+        line = words.phase(progress)
+        if line and line not in self._phases:
+            self._phases.add(line)
+            self._say(line)
+        if progress.get("phase") == LAST_PHASE:
+            self._phases = {line}
 
     def warn(self, line: str) -> None:
         """Print a warning."""
         self._say(f"warning: {line}")
+
+    def alarm(self, line: str) -> None:
+        """Print an alarm."""
+        self._say(f"ALARM: {line}")
+
+    def close(self) -> None:
+        """Lines are out already."""
 
     def finish(self, status: str, reason: str) -> None:
         """Print what was found and how it ended."""
@@ -65,7 +82,7 @@ class Plain:
 
 
 class Quiet:
-    """Nothing but the last line, with the run's folder and how it ended, and warnings from outside the journal."""
+    """Nothing but the last line, with the run's folder and how it ended, and warnings and alarms from outside the journal."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -85,6 +102,13 @@ class Quiet:
         """Print it: it is in no file."""
         print(f"warning: {line}", file=self._stream, flush=True)
 
+    def alarm(self, line: str) -> None:
+        """Print it."""
+        print(f"ALARM: {line}", file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Lines are out already."""
+
     def finish(self, status: str, reason: str) -> None:
         """Print the last line."""
         print(f"{self._folder}: {status}" + (f" ({reason})" if reason else ""), file=self._stream, flush=True)
@@ -94,11 +118,15 @@ class Quiet:
 
 
 class JsonLines:
-    """Every journal event as a line of JSON, then `run_finished` with the folder, and `closing` with where the results are."""
+    """Every journal event as a line of JSON, then `run_finished` with the folder, and `closing` with where the results are.
+
+    Between them `phase` (each change of it), `warning` and `alarm`.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._folder: Path | None = None
+        self._phase = ""
 
     def opening(self, job: Mapping[str, Any], folder: Path) -> None:
         """Remember the folder."""
@@ -109,11 +137,23 @@ class JsonLines:
         self._say(event)
 
     def progress(self, progress: dict[str, Any]) -> None:
-        """Progress is not part of the journal, and not printed."""
+        """Print a phase when it changes; a case's progress is not part of the journal, and not printed."""
+        phase = words.phase(progress)
+        if phase and phase != self._phase:
+            self._phase = phase
+            spent = progress.get("spent_usd")
+            self._say({"event": "phase", "phase": progress["phase"], "detail": progress.get("detail") or "", "spent_usd": spent})
 
     def warn(self, line: str) -> None:
         """Print a warning."""
         self._say({"event": "warning", "text": line})
+
+    def alarm(self, line: str) -> None:
+        """Print an alarm."""
+        self._say({"event": "alarm", "text": line})
+
+    def close(self) -> None:
+        """Lines are out already."""
 
     def finish(self, status: str, reason: str) -> None:
         """Print the end."""

@@ -32,6 +32,12 @@ def opening(job: Mapping[str, Any]) -> str:
     return f"{job['workload']} on {gpu}: {what}, at most {units.duration(at_most_s(job))}"
 
 
+def phase(progress: Mapping[str, Any]) -> str:
+    """Say what is going on where no case is measured: `provisioning: runpod RTX4090 in CA, $0.34/h`; "" for a case's progress."""
+    detail = one_line(str(progress.get("detail") or ""))
+    return ": ".join(filter(None, [str(progress.get("phase") or ""), detail])) if progress.get("phase") else ""
+
+
 def settings(job: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the settings of a job's plain data: what `fixed` says once, and names of cases leave out."""
     return (job.get("derive") or {}).get("settings") or {}

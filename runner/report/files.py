@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from runner import decisions, thresholds
+from runner import decisions, rental, thresholds
 from runner.decisions import Answer
 from runner.errors import RequestError
 from runner.report.table import write_csv
@@ -31,9 +31,9 @@ class Derived:
 def write(folder: Path, plots: bool = True) -> Derived:
     """Derive everything for the run in `folder` and write it there; made twice from one journal, the files are the same.
 
-    Raises RequestError when there is no usable journal or the folder can't be written.
+    Raises RequestError when there is no usable journal, `launch.json` is damaged or the folder can't be written.
     """
-    results = read(folder)
+    results, rented = read(folder), rental.load(folder)
     found, answers = thresholds.derive_all(results), decisions.derive_all(results)
     run_id = _recorded_run(folder)
     try:
@@ -47,7 +47,7 @@ def write(folder: Path, plots: bool = True) -> Derived:
         drawn = _plots(folder, results, found) if plots else []
         from runner.report.markdown import render  # after the plots: it links those that there are
 
-        text = render(results, found, answers, [path.relative_to(folder).as_posix() for path in drawn])
+        text = render(results, found, answers, [path.relative_to(folder).as_posix() for path in drawn], rented)
         _replace(folder / "report.md", lambda path: path.write_text(text))
     except OSError as error:
         raise RequestError(f"can't write to {folder}: {error.strerror}; make it writable or copy the run elsewhere") from error

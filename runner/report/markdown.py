@@ -6,17 +6,24 @@ from typing import Any
 from runner import composition, thresholds, units
 from runner.decisions import Answer
 from runner.journal import Event
-from runner.report import shares, troubles
+from runner.rental import Rental
+from runner.report import rented, shares, troubles
 from runner.report.table import as_markdown, flat
 from runner.reported import Figure
 from runner.results import MEASURED, Results, labels, plain
 from runner.thresholds import Evidence
 
 
-def render(results: Results, found: Sequence[Evidence], answers: Sequence[Answer], plots: Sequence[str]) -> str:
-    """Return the page; `plots` are paths relative to it."""
+def render(
+    results: Results,
+    found: Sequence[Evidence],
+    answers: Sequence[Answer],
+    plots: Sequence[str],
+    rental: Rental | None = None,
+) -> str:
+    """Return the page; `plots` are paths relative to it, `rental` is what was rented for the run."""
     parts = [
-        _head(results, answers),
+        _head(results, answers, rental),
         _thresholds(found),
         _decisions(answers),
         _search(results),
@@ -25,15 +32,16 @@ def render(results: Results, found: Sequence[Evidence], answers: Sequence[Answer
         _reported(results),
         troubles.section(results),
         _plots(plots),
+        rented.section(rental, results.measurements),
         _machine(results, answers),
         _again(results),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _head(results: Results, answers: Sequence[Answer]) -> str:
+def _head(results: Results, answers: Sequence[Answer], rental: Rental | None) -> str:
     device = results.device
-    lines = [f"# {results.workload} on {device.get('name') or 'an unknown device'}"]
+    lines = [f"# {results.workload} on {device.get('name') or 'an unknown device'}", *rented.loud(rental)]
     mismatch = next((answer for answer in answers if answer.key == "hardware" and answer.answer == "mismatch"), None)
     if mismatch:
         lines.append(f"> **Not the hardware that was asked for.** {mismatch.reason}")
@@ -56,7 +64,8 @@ def _head(results: Results, answers: Sequence[Answer]) -> str:
     )
     if results.settings:
         lines.append(f"Fixed: {units.listed(results.settings)}.")
-    return "\n\n".join(lines)
+    lines.append(rented.summary(rental, results.measurements))
+    return "\n\n".join(filter(None, lines))
 
 
 def _thresholds(found: Sequence[Evidence]) -> str:

@@ -5,11 +5,13 @@ import os
 import sys
 from pathlib import Path
 
+from runner import journal, rental
 from runner.errors import EXIT_DONE, EXIT_FAILED, RequestError, one_line
-from runner.journal import final_status
+from runner.journal import Event, final_status
 from runner.results import from_events, read_events
+from runner.tracking.rented import NEVER_STARTED
 from runner.tracking.store import Place, check, place, scrub, ui_hint
-from runner.tracking.upload import NAME, State, Upload, load_state, locked
+from runner.tracking.upload import NAME, State, Upload, beginning, load_state, locked
 
 LOCK_WAIT_S = 120.0
 
@@ -17,7 +19,7 @@ LOCK_WAIT_S = 120.0
 def main(arguments: list[str] | None = None) -> int:
     """Return the exit code: 0 recorded (now or before), 1 the store failed halfway, 2 the request can't be done."""
     parser = argparse.ArgumentParser(prog="python -m runner.tracking", description=__doc__)
-    parser.add_argument("folder", type=Path, metavar="DIR", help="the folder of a run: it holds journal.jsonl")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the folder of a run: it holds journal.jsonl or launch.json")
     parser.add_argument("--uri", help="the MLflow tracking URI; without it, the one the run was to be recorded at")
     parser.add_argument("--experiment", help="the experiment; without it, the one it was to be recorded in")
     options = parser.parse_args(arguments)
@@ -34,12 +36,11 @@ def record(folder: Path, uri: str | None = None, experiment: str | None = None) 
     Raises RequestError when there is no run, no store, or the store can't be reached.
     """
     folder = folder.absolute()
-    events = read_events(folder)
-    results = from_events(events)
+    _read(folder)  # before the lock, which would be left in a folder that holds no run
     with locked(folder, LOCK_WAIT_S):
-        events = read_events(folder)  # again: who held the lock may have been the run itself
+        first, events = _read(folder)  # again: who held the lock may have been the run itself
         state = load_state(folder)
-        where = _where(folder, state, uri, experiment or results.workload)
+        where = _where(folder, state, uri, experiment or first["job"]["workload"])
         check(where)
         upload = Upload(folder, where)
         status, reason = final_status(events)
@@ -48,7 +49,8 @@ def record(folder: Path, uri: str | None = None, experiment: str | None = None) 
         try:
             known = upload.is_done(status, events)
             if not known:
-                _derive(folder)
+                if first["event"] != NEVER_STARTED:
+                    _derive(folder)
                 upload.push(events)
                 upload.close(status, reason, events)
         except RequestError:
@@ -58,6 +60,22 @@ def record(folder: Path, uri: str | None = None, experiment: str | None = None) 
             return EXIT_FAILED
     print("already recorded" if known else "recorded", *ui_hint(where, upload.state.experiment_id, upload.state.run_id), sep="\n")
     return EXIT_DONE
+
+
+def _read(folder: Path) -> tuple[Event, list[Event]]:
+    """Return the event that the run begins with and its journal's, which are none where something was rented and nothing ran.
+
+    Raises RequestError when there is no run.
+    """
+    try:
+        events = journal.read(folder) if (folder / rental.NAME).exists() else read_events(folder)
+    except OSError as error:
+        raise RequestError(f"can't read {folder / journal.NAME}: {error.strerror}; name a folder written by a run") from error
+    first = beginning(folder, events)
+    if first is None:
+        from_events(events)  # says why there is no run to speak of
+        raise RequestError(f"{folder} holds no run; name a folder written by one")
+    return first, events
 
 
 def _where(folder: Path, state: State | None, uri: str | None, experiment: str) -> Place:
@@ -81,9 +99,10 @@ def _where(folder: Path, state: State | None, uri: str | None, experiment: str) 
 
 
 def _derive(folder: Path) -> None:
-    """Make the report again where it is missing or older than the journal."""
-    report, journal = folder / "report.md", folder / "journal.jsonl"
-    if not report.exists() or report.stat().st_mtime < journal.stat().st_mtime:
+    """Make the report again where it is missing or older than what it is made of."""
+    report = folder / "report.md"
+    sources = [path for path in (folder / journal.NAME, folder / rental.NAME) if path.exists()]
+    if not report.exists() or report.stat().st_mtime < max(path.stat().st_mtime for path in sources):
         from runner.report import write
 
         write(folder)

@@ -157,8 +157,26 @@ def params(job: Mapping[str, Any]) -> dict[str, str]:
     return {_clean(key, "/")[:MAX_NAME]: value[:MAX_PARAM] for key, value in _flatten("", rest)}
 
 
+def work(events: list[Event]) -> Iterator[Point]:
+    """Yield what a run took, for those who estimate the next one: `measure_s` and `measurements`, as of the last event.
+
+    Both count work, not what stands: `measurements` are all in the journal, also those of a case that was measured again, and
+    `measure_s` is the sum over all worker processes, of each what its `job_finished` says, else from its `job_started` to its
+    last event (the worker was killed, or started itself anew).
+    """
+    starts = [index for index, event in enumerate(events) if event["event"] == "job_started"]
+    if not starts:
+        return
+    at, seconds = timestamp(events[-1]), 0.0
+    for start, stop in zip(starts, [*starts[1:], len(events)], strict=True):
+        said = [one["measure_s"] for one in events[start:stop] if one["event"] == "job_finished"]
+        seconds += said[-1] if said else (timestamp(events[stop - 1]) - timestamp(events[start])) / 1000
+    yield Point("measure_s", round(seconds, 3), 0, at)
+    yield Point("measurements", sum(event["event"] == "measurement" for event in events), 0, at)
+
+
 def tags(event: Event, steps: Steps, more: Mapping[str, Any]) -> dict[str, str]:
-    """Return the tags of a run that starts with the `job_started` event; `more` are the caller's (target, price, the user's)."""
+    """Return the tags of a run that starts with this event; `more` are the caller's (target, price, the user's)."""
     device, git = event.get("device") or {}, (event["job"].get("provenance") or {}).get("git") or {}
     found: dict[str, Any] = {
         "gpu.name": device.get("name"),
@@ -173,7 +191,12 @@ def tags(event: Event, steps: Steps, more: Mapping[str, Any]) -> dict[str, str]:
         "steps": steps.note,
         "status": "running",
     }
-    return {str(key)[:MAX_NAME]: as_text(value)[:MAX_TAG] for key, value in (found | dict(more)).items() if value is not None}
+    return as_tags(found | dict(more))
+
+
+def as_tags(found: Mapping[str, Any]) -> dict[str, str]:
+    """Return tags as MLflow takes them; what is None is none."""
+    return {str(key)[:MAX_NAME]: as_text(value)[:MAX_TAG] for key, value in found.items() if value is not None}
 
 
 def timestamp(event: Event) -> int:

@@ -4,12 +4,14 @@ A store that goes away is asked again with growing pauses; what it missed is in 
 `python -m runner.tracking DIR` sends it later.
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from runner import rental
 from runner.journal import Event, Follower
 from runner.tracking.store import Place, scrub, ui_hint
 from runner.tracking.upload import Upload, locked
@@ -36,8 +38,8 @@ class Recorder:
     ) -> None:
         """Get ready to record; writes `mlflow.json`, nothing else yet.
 
-        `tags` are the run's (target, cloud, price, the user's). `tell` gets one line when the store goes away, from the
-        recording thread.
+        `tags` are the run's (target, the user's); what is known only later goes to `retag`. `tell` gets one line when the store
+        goes away, from the recording thread.
         """
         self.folder, self.where, self._tell = folder, where, tell
         self.problem: str | None = None
@@ -60,8 +62,20 @@ class Recorder:
     def progress(self, progress: dict[str, Any]) -> None:
         """Live progress is not recorded."""
 
+    def retag(self, tags: Mapping[str, Any]) -> None:
+        """Add to the run's tags, or change them: what was rented, say. Any thread may call it, at any time before `finish`.
+
+        Never raises. A value of None is no tag.
+        """
+        with contextlib.suppress(OSError):  # a full disk; the recording thread has them, and tries to write them again
+            self._upload.retag(tags)
+        self._wake.set()
+
     def finish(self, status: str, reason: str) -> None:
-        """Send the rest and end the run; returns as soon as that is done, or nothing has moved for some 25 s."""
+        """Send the rest and end the run; returns as soon as that is done, or nothing has moved for some 25 s.
+
+        A run for which something was rented is recorded even if no worker started: `launch.json` must be in its last state.
+        """
         self._upload.state.status, self._upload.state.reason = status, reason
         try:
             self._upload.save()
@@ -72,7 +86,9 @@ class Recorder:
         self._over.set()
         self._wake.set()
         if self._thread.ident is None:
-            return
+            if not (self.folder / rental.NAME).exists():
+                return
+            self._thread.start()
         while self._thread.is_alive() and time.monotonic() - self._moved < STALL_S:
             self._thread.join(0.2)
         if self._thread.is_alive():

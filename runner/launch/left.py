@@ -1,0 +1,55 @@
+"""What a run that was killed left behind: its journal is brought home as far as it can be, then its cluster is ended."""
+
+import contextlib
+import time
+from pathlib import Path
+
+from runner.errors import JobError, RequestError
+from runner.launch import bring, ledger, task, teardown
+from runner.launch.ledger import Entry
+from runner.launch.rent import charge
+from runner.launch.skypilot import Sky
+from runner.rental import load
+
+
+def end(sky: Sky, entry: Entry) -> teardown.Ended:
+    """Bring home and end the cluster of an entry; forget the entry when its end is confirmed."""
+    held = ledger.take(entry.cluster)
+    folder = Path(entry.folder) if entry.folder and Path(entry.folder).is_dir() else None
+    if held is not None and folder is not None:
+        _bring_home(sky, entry, folder)
+    ended = teardown.end(sky, entry, folder)
+    if folder is not None:
+        _note(entry, folder, ended)
+    if held is not None:
+        held.close() if ended.confirmed else held.release()
+    return ended
+
+
+def _bring_home(sky: Sky, entry: Entry, folder: Path) -> None:
+    """Append what the node's journal has beyond ours; a node that can't be reached keeps it."""
+    with contextlib.suppress(JobError, RequestError, OSError):
+        if sky.cluster_state(entry.cluster) != "UP":
+            return
+        node = bring.Node(sky.ssh_options(entry.cluster), entry.cluster)
+        home = bring.Journal(folder)
+        try:
+            more = node.run(f"tail -c +{home.size + 1} {task.OUT}/journal.jsonl")
+            for line in (more or "").splitlines(keepends=True):
+                if line.endswith("\n"):
+                    home.append(line.encode())
+        finally:
+            home.close()
+
+
+def _note(entry: Entry, folder: Path, ended: teardown.Ended) -> None:
+    """Write into the run's record how its cluster ended."""
+    with contextlib.suppress(OSError, RequestError):
+        record = load(folder)
+        for attempt in record.attempts if record else []:
+            if attempt.cluster == entry.cluster and attempt.down_at is None:
+                attempt.outcome = attempt.outcome or "left behind"
+                attempt.down_at, attempt.confirmed_down = time.time(), ended.confirmed
+                charge(attempt)
+        if record:
+            record.save(folder)

@@ -1,0 +1,82 @@
+"""Ends a cluster and makes sure of it: asks SkyPilot, asks whether it is gone, and says what could not be confirmed."""
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from runner.errors import JobError
+from runner.launch.ledger import Entry
+from runner.launch.skypilot import Sky
+
+TRIES = 4
+PAUSE_S = 5.0
+LOG = "teardown.log"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the end of a cluster went: `confirmed` when SkyPilot was asked and knows no such cluster any more."""
+
+    cluster: str
+    confirmed: bool
+    reason: str = ""
+
+    @property
+    def line(self) -> str:
+        """The sentence for a person, with what to type where that is needed."""
+        if self.confirmed:
+            return f"{self.cluster} has ended, confirmed by sky status"
+        return (
+            f"{self.cluster} may still be running and costing money ({self.reason}); type: python -m runner.launch down "
+            f"{self.cluster}, or: sky down -y {self.cluster}; then look into the cloud's own console"
+        )
+
+
+def end(sky: Sky, entry: Entry, folder: Path | None, tell: Callable[[str], None] = lambda line: None) -> Ended:
+    """End the cluster of an entry, and launches of it that are still under way; never raises what SkyPilot raises.
+
+    What was asked and answered goes to `teardown.log` in `folder`.
+    """
+    say = _logger(folder)
+    for request in entry.requests:
+        # A launch that goes on would bring the cluster back.
+        try:
+            if sky.is_running(request):
+                say(f"cancelling request {request}")
+                sky.cancel(request)
+        except JobError as error:
+            say(f"request {request}: {error}")
+    reason = ""
+    for attempt in range(TRIES):
+        if attempt:
+            tell(f"{entry.cluster} is still there ({reason}); trying again")
+            time.sleep(PAUSE_S * attempt)
+        try:
+            say(f"sky down {entry.cluster}")
+            sky.down(entry.cluster)
+        except JobError as error:
+            reason = str(error)
+            say(f"sky down: {error}")
+        try:
+            state = sky.cluster_state(entry.cluster, refresh=True)
+        except JobError as error:
+            reason = str(error)
+            say(f"sky status: {error}")
+            continue
+        say(f"sky status {entry.cluster}: {state or 'no such cluster'}")
+        if state is None:
+            return Ended(entry.cluster, True)
+        reason = reason or f"sky status says {state}"
+    return Ended(entry.cluster, False, reason)
+
+
+def _logger(folder: Path | None) -> Callable[[str], None]:
+    def say(line: str) -> None:
+        if folder is not None:
+            with contextlib.suppress(OSError), open(folder / LOG, "a") as log:
+                log.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {line}\n")
+
+    return say

@@ -1,0 +1,142 @@
+"""A machine of the lab: a tree of processes with a host name, process ids and mounts of its own.
+
+Whatever is mounted in there is mounted nowhere else, and whoever ends its first process ends all of it.
+"""
+
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.system.lab.missing import LabMissing
+
+UNSHARE = ["unshare", "--mount", "--uts", "--pid", "--fork"]
+START_S = 20.0
+
+
+def may_unshare() -> None:
+    """Raise LabMissing, with what the kernel says, where a process may not have mounts and process ids of its own."""
+    probe = "mount -t proc proc /proc && mount -t tmpfs tmpfs /run && hostname lab"
+    done = subprocess.run([*UNSHARE, "sh", "-c", probe], capture_output=True, text=True)
+    if done.returncode:
+        raise LabMissing(f"the Slurm lab may not unshare mounts and process ids here: {done.stderr.strip().splitlines()[-1]}")
+
+
+@dataclass
+class Machine:
+    """A machine by its name; `folder` holds its first script, its log and its process id.
+
+    A process that did not start it can work with it as well: what is known of it is in the folder.
+    """
+
+    name: str
+    folder: Path
+    process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
+
+    def start(self, mounts: list[str], command: list[str], environment: dict[str, str]) -> None:
+        """Boot it: `mounts` are lines of shell, `command` runs until the machine ends, with exactly this environment."""
+        assert self.pid is None, f"{self.name} runs already"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._note.unlink(missing_ok=True)
+        script = self.folder / "boot.sh"
+        lines = [
+            "set -eu",
+            # Still the /proc of outside, where this process has the number by which the lab ends it.
+            "read -r stat < /proc/self/stat",
+            "mount -t proc proc /proc",
+            *mounts,
+            f"echo $stat > {shlex.quote(str(self._note))}.new",
+            f"mv {shlex.quote(str(self._note))}.new {shlex.quote(str(self._note))}",
+            # Bash stays process 1 and reaps what others leave behind, which most daemons would not.
+            f"{shlex.join(command)} &",
+            "wait $!",
+        ]
+        script.write_text("\n".join(lines) + "\n")
+        with open(self.folder / "log", "ab") as log:
+            self.process = subprocess.Popen(
+                [*UNSHARE, "--kill-child", "bash", str(script)], env=environment, cwd="/",
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        until = time.monotonic() + START_S
+        while not self._note.exists():
+            assert self.process.poll() is None, f"{self.name} did not start:\n{self.log()}"
+            assert time.monotonic() < until, f"{self.name} did not start in {START_S:g} s:\n{self.log()}"
+            time.sleep(0.01)
+
+    @property
+    def pid(self) -> int | None:
+        """The number of its first process outside of it, None while it is off."""
+        try:
+            noted = self._note.read_text().rpartition(")")
+        except FileNotFoundError:
+            return None
+        pid = int(noted[0].split()[0])
+        # The number alone could be another process's by now; the time of its start is not.
+        return pid if stat(pid)[19:20] == noted[2].split()[19:20] and is_alive(pid) else None
+
+    def kill(self) -> None:
+        """Switch it off: every process in it is gone afterwards."""
+        if (pid := self.pid) is not None:
+            os.kill(pid, signal.SIGKILL)
+            while self.pid == pid:
+                time.sleep(0.01)
+        if self.process is not None:
+            self.process.wait()
+            self.process = None
+        self._note.unlink(missing_ok=True)
+
+    def inside(self, command: list[str]) -> list[str]:
+        """Return the command line that runs `command` in it."""
+        pid = self.pid
+        assert pid is not None, f"{self.name} is off:\n{self.log()}"
+        return ["nsenter", "--target", str(pid), "--mount", "--uts", "--pid", "--wd=/", "--", *command]
+
+    def processes(self) -> dict[int, str]:
+        """Return the command lines of its processes but the first, by their numbers outside of it."""
+        if (pid := self.pid) is None:
+            return {}
+        space = os.readlink(f"/proc/{pid}/ns/pid")
+        found = {}
+        for other in numbers():
+            try:
+                if other != pid and os.readlink(f"/proc/{other}/ns/pid") == space and (line := command_line(other)):
+                    found[other] = line
+            except OSError:
+                continue  # it ended meanwhile
+        return found
+
+    def log(self) -> str:
+        """Return the end of what its command printed."""
+        path = self.folder / "log"
+        return path.read_text(errors="replace")[-2000:] if path.exists() else ""
+
+    @property
+    def _note(self) -> Path:
+        return self.folder / "pid"
+
+
+def numbers() -> Iterator[int]:
+    """Iterate over the process ids here."""
+    return (int(entry) for entry in os.listdir("/proc") if entry.isdigit())
+
+
+def command_line(pid: int) -> str:
+    """Return a process's command line; empty for a zombie. Raises OSError when there is no such process."""
+    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+
+
+def stat(pid: int) -> list[str]:
+    """Return the fields of a process's stat behind its name; empty when there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process exists and is no zombie."""
+    return (stat(pid) or ["Z"])[0] not in "ZX"
