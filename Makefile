@@ -6,7 +6,7 @@ BIN := .venv/bin
 PORT ?= 5000
 READY := .venv/.ready
 
-.PHONY: help run ui test test-system lint lock clean
+.PHONY: help run ui test test-system reliability lint lock clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -34,9 +34,14 @@ ui: $(READY)  ## open the MLflow UI on what was recorded (port 5000, or make ui 
 test: $(READY)  ## run the tests that need no root, no GPU and no account
 	@$(BIN)/python -m pytest $(ARGS)
 
-test-system: $(READY)  ## install what needs root (Chromium) and run the end-to-end tests
+test-system: $(READY)  ## install what needs root (Chromium, Slurm) and run the end-to-end tests
 	@tests/system/install
-	@CROSSOVER_SYSTEM=1 $(BIN)/python -m pytest -o addopts="-q --strict-markers" tests/system $(ARGS)
+	@CROSSOVER_SYSTEM=1 $(BIN)/python -m pytest -o addopts="-q --strict-markers" -m "not long" tests/system $(ARGS)
+
+reliability: $(READY)  ## inject every fault into rented runs in the Slurm lab (some 40 min); writes docs/reliability.md
+	@tests/system/install
+	@CROSSOVER_SYSTEM=1 CROSSOVER_RELIABILITY=docs/reliability.md $(BIN)/python -m pytest -o addopts="-q --strict-markers" \
+		tests/system/test_renting.py $(ARGS)
 
 lint: $(READY)  ## ruff, mypy --strict, import-linter
 	@$(BIN)/ruff check .

@@ -160,8 +160,9 @@ def _conclude(folder: Path, outcome: Outcome, display: Display, recorder: Record
 
     lines = []
     try:
-        report.write(folder)
-        lines.append(f"report     {folder / 'report.md'}")
+        if journal.read(folder) or not bill:  # what was rented may have ended before there was anything to report
+            report.write(folder)
+            lines.append(f"report     {folder / 'report.md'}")
     except RequestError as error:
         display.warn(f"no report: {error}; later: python -m runner.report {folder}")
     if recorder:

@@ -66,7 +66,7 @@ def test_a_multirun_ends_with_the_worst_code(ran: Ran, capsys: pytest.CaptureFix
     assert main(["-m", "+tags.fails=true,false"]) == 1
     assert len(ran) == 2
     assert capsys.readouterr().err == "error: it broke\n"
-    assert main(["-m", "gpu=4090,local"]) == 2
+    assert main(["-m", "gpu=4090,local", "launch=local"]) == 2
 
 
 def test_an_interrupt_ends_with_130() -> None:
@@ -126,9 +126,8 @@ def test_help_lists_the_choices_of_the_users_folder(
     (["cloud=runpd"], "did you mean runpod?"),
     (["-m", "gpu=4090,409"], "gpu=409: no such gpu"),
     (["measure.targt=1"], "did you mean measure.target"),
-    (["gpu=4090"], "no NVIDIA GeForce RTX 4090 here"),
     (["gpu=4090", "launch=local"], "no NVIDIA GeForce RTX 4090 here"),
-    (["gpu=4090", "launch=sky"], "can't rent yet"),
+    (["launch=sky"], "name a GPU with gpu=NAME, or use launch=local"),
     (["workload=matmul", "workload.n=-1"], "workload.n=-1: expected 1 to 131072 elements"),
     (["workload=matmul", "workload.n=0"], "workload.n=0: expected 1 to 131072 elements"),
     (["workload=matmul", "workload.n=[]"], "workload.n is empty"),
@@ -160,6 +159,56 @@ def test_a_wrong_request_is_one_line_and_code_2(
     assert printed.err.startswith("error: ")
     assert printed.err.count("\n") == 1
     assert ran == []
+
+
+OFFLINE = """
+import socket, sys
+
+def connect(*_):
+    raise SystemExit("this must not need a network")
+
+socket.socket.connect = socket.getaddrinfo = connect
+from runner import gpus
+gpus.detect = lambda: []
+from runner.cli import main
+code = main(sys.argv[1:])
+assert "sky" not in sys.modules, "asking SkyPilot takes seconds, and nobody ever set it up here"
+sys.exit(code)
+"""
+"""A machine without GPUs, accounts and network; `sys.argv` is the request."""
+
+
+def offline(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "HOME": str(home), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", OFFLINE, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=home, env=environment)
+
+
+@pytest.fixture
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.mark.parametrize("launch", ["auto", "sky"])
+def test_renting_where_skypilot_was_never_set_up_is_one_line_with_the_ways_on(home: Path, launch: str) -> None:
+    done = offline(home, "gpu=4090", f"launch={launch}")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    for part in ("error: gpu=4090", "never set up", "sky check", "launch.dry_run=true", "gpu=local"):
+        assert part in done.stderr
+    assert list(home.iterdir()) == []
+
+
+def test_a_dry_run_needs_no_account_and_no_network_and_shows_dated_prices(home: Path) -> None:
+    done = offline(home, "workload=matmul", "gpu=4090", "launch.dry_run=true")
+    assert done.returncode == 0, done.stderr
+    table = [line.split() for line in done.stdout.splitlines()]
+    assert ["runpod", "RTX4090", "0.59", "per", "second"] in [line[:5] for line in table]
+    assert ["primeintellect", "RTX4090", "0.37", "per", "hour", "$0.37"] in [line[:6] for line in table]
+    assert "snapshot of 2026-02-04" in done.stdout
+    assert "price      of 2026-02-04: this project's early report" in done.stdout
+    (why_not,) = [line for line in done.stdout.splitlines() if line.startswith("not now ")]
+    assert "sky check" in why_not
+    assert list(home.iterdir()) == []
 
 
 def test_a_traceback_is_there_for_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,7 @@ def test_skypilot_has_the_inner_parts_that_we_use(sdk):
     from sky.utils.cluster_utils import SSHConfigHelper
     from sky.utils.common import StatusRefreshMode
 
-    assert list(inspect.signature(command._get_cluster_records_and_set_ssh_config).parameters)[0] == "clusters"
+    assert next(iter(inspect.signature(command._get_cluster_records_and_set_ssh_config).parameters)) == "clusters"
     assert "{}" in SSHConfigHelper.ssh_cluster_path
     assert "{}" in SSHConfigHelper.ssh_cluster_key_path
     assert StatusRefreshMode.FORCE != StatusRefreshMode.NONE
@@ -134,7 +134,7 @@ def test_what_skypilot_prints_and_raises_stays_off_the_terminal(sky, tmp_path, c
         print("Provisioning...")
         raise exceptions.ResourcesUnavailableError("\x1b[31mFailed to provision\x1b[0m\nall resources")
 
-    with pytest.raises(skypilot.NoCapacity, match="^Failed to provision all resources$"):
+    with pytest.raises(skypilot.NoCapacity, match=r"^Failed to provision all resources$"):
         sky._ask(full)
     assert capsys.readouterr().out == ""
     assert "Provisioning..." in (tmp_path / "log").read_text()

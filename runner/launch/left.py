@@ -1,6 +1,7 @@
 """What a run that was killed left behind: its journal is brought home as far as it can be, then its cluster is ended."""
 
 import contextlib
+import io
 import time
 from pathlib import Path
 
@@ -21,6 +22,7 @@ def end(sky: Sky, entry: Entry) -> teardown.Ended:
     ended = teardown.end(sky, entry, folder)
     if folder is not None:
         _note(entry, folder, ended)
+        _record(folder)
     if held is not None:
         held.close() if ended.confirmed else held.release()
     return ended
@@ -53,3 +55,13 @@ def _note(entry: Entry, folder: Path, ended: teardown.Ended) -> None:
                 charge(attempt)
         if record:
             record.save(folder)
+
+
+def _record(folder: Path) -> None:
+    """Tell MLflow how the run ended, where it was being recorded; what fails here `python -m runner.tracking` does later."""
+    if not (folder / "mlflow.json").exists():
+        return
+    from runner.tracking.__main__ import record
+
+    with contextlib.suppress(RequestError, OSError), contextlib.redirect_stdout(io.StringIO()):
+        record(folder)

@@ -127,3 +127,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run([*root, "umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture(scope="session")
+def reliability():
+    """Collect what the tests of renting find; `make reliability` has it written into the docs."""
+    from tests.system.reliability import Reliability
+
+    found = Reliability()
+    yield found
+    if path := os.environ.get("CROSSOVER_RELIABILITY"):
+        found.write(ROOT / path)

@@ -96,6 +96,8 @@ class SkyPilot:
         (self.home / ".sky" / "catalogs" / "v8" / "common" / "accelerators.csv").write_text(catalog)
         (self.home / ".slurm" / "config").write_text(SSH.format(port=self.slurm.ssh_port, key=self.slurm.key))
         (self.home / ".ssh" / "config").touch(0o600)
+        # As the administrator of a shared server would have it: no credentials of this HOME reach our clusters.
+        (self.home / ".sky" / "plugins.yaml").write_text("plugins:\n  - class: runner.launch.guard.NoCredentials\n")
         # ssh asks the system for the home of its user and not the variable, so it would not see what SkyPilot writes there.
         ssh = self.folder / "bin" / "ssh"
         ssh.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F "{self.home}/.ssh/config" "$@"\n')
@@ -104,7 +106,8 @@ class SkyPilot:
     def start(self) -> None:
         """Start the API server; `wait` waits for it."""
         command = [str(Path(sys.executable).parent / "sky"), "api", "start", "--foreground", "--host", "127.0.0.1"]
-        environment = {**self.environment(), "PYTHONPATH": str(self.slurm.site)}
+        # 0 is how pip is told not to build SkyPilot's wheel in an environment that it would have to download first.
+        environment = {**self.environment(), "PYTHONPATH": str(self.slurm.site), "PIP_NO_BUILD_ISOLATION": "0"}
         self.server.start([], command, environment)
 
     def install(self) -> None:

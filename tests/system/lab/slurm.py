@@ -190,7 +190,7 @@ class Slurm:
     def settle(self) -> None:
         """Let every node take jobs and return when none has one."""
         for node, state in self.states().items():
-            if state.startswith(("drain", "down", "fail")):
+            if state.startswith("drain"):
                 self.call("scontrol", "update", f"nodename={node}", "state=resume")
         self.wait_until_idle()
 
