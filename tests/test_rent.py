@@ -29,7 +29,7 @@ from runner.launch import bring, ledger, left, names, rent, server, skypilot, te
 from runner.launch.offers import Offer
 from runner.launch.rent import Choice, Renting, Settings
 from runner.launch.skypilot import Launched, NoCapacity, Unreachable
-from tests.jobs import QUICK, ROOT, planted_job
+from tests.jobs import ROOT, planted_job
 from tests.journals import GPU
 
 MODULE = {"module_file": str(ROOT / "tests" / "planted.py")}
@@ -130,8 +130,8 @@ class FakeSky:
         return "RUNNING" if code is None else "FAILED" if code else "SUCCEEDED"
 
     def down(self, cluster: str) -> None:
-        if self.never_down or self.down_fails:
-            self.down_fails -= 1
+        self.down_fails -= 1
+        if self.never_down or self.down_fails >= 0:
             raise JobError("the cloud's API says 503")
         if cluster in self.nodes:
             self.ended.append(cluster)
@@ -153,8 +153,8 @@ class FakeSky:
 
     def lose(self) -> None:
         """Take the instance away, as a cloud does with a spot instance."""
-        (name,) = self.nodes
-        self._forget(name)
+        for name in list(self.nodes):
+            self._forget(name)
 
     def cut(self, seconds: float) -> None:
         """Break the connection to the node, which goes on, and let none through for a while."""
@@ -171,11 +171,11 @@ class FakeSky:
 
 def processes(folder: Path, what: str = "") -> Iterator[int]:
     """Yield the processes that run in a node's folder; `what` is part of their command."""
-    for entry in Path("/proc").iterdir():
+    for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if entry.name.isdigit() and Path(os.readlink(entry / "cwd")).is_relative_to(folder):
-                if what in (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"):
-                    yield int(entry.name)
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if what in command and Path(os.readlink(entry / "cwd")).is_relative_to(folder):
+                yield int(entry.name)
 
 
 def kill(folder: Path, what: str = "") -> int:
@@ -431,7 +431,7 @@ def test_a_lost_instance_without_retries_leaves_what_came_home(world: World) -> 
     world.assert_nothing_is_left()
 
 
-@pytest.mark.xfail(strict=True, reason="the outcome is a JobError, which the caller calls failed")
+@pytest.mark.xfail(strict=True, reason="rent._with_retries lets NoCapacity of a retry through, and the caller calls that failed")
 def test_a_lost_instance_that_can_not_be_replaced_leaves_a_partial_run(world: World) -> None:
     def lose() -> None:
         world.sky.lose()
@@ -439,6 +439,21 @@ def test_a_lost_instance_that_can_not_be_replaced_leaves_a_partial_run(world: Wo
 
     world.on["measurement", 1] = lose
     assert world.rent(choice(sizes=MANY), retries=1).status == "partial"
+
+
+def test_instances_are_replaced_no_more_often_than_asked_for(world: World) -> None:
+    world.on["set-up", 1] = world.on["set-up", 2] = lambda: threading.Timer(0.3, world.sky.lose).start()
+    outcome = world.rent(NEVER, setup="exec sleep 600", retries=1)
+    assert outcome.status == "partial"
+    assert [one.outcome for one in world.attempts] == ["lost", "lost"]
+    world.assert_nothing_is_left()
+
+
+@pytest.mark.xfail(strict=True, reason="rent._with_retries takes another instance whose minimum bill is over the limit")
+def test_an_instance_is_not_replaced_by_one_for_which_the_money_does_not_last(world: World) -> None:
+    world.on["set-up", 1] = world.on["set-up", 2] = lambda: threading.Timer(0.3, world.sky.lose).start()
+    world.rent(NEVER, setup="exec sleep 600", retries=1, max_usd=0.75)
+    assert sum(one.cost_usd for one in world.attempts) <= 0.75
 
 
 def test_a_job_that_is_ended_from_outside_is_noticed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -483,9 +498,15 @@ def test_a_worker_that_is_killed_leaves_what_it_measured(world: World) -> None:
 
 
 def test_the_time_limit_ends_the_worker_in_order(world: World) -> None:
-    outcome = world.rent(choice(sizes=MANY), limit_s=15.0)
+    def time_is_up() -> None:  # what timeout(1) tells itself then
+        os.kill(int((world.sky.node.folder / "sky_workdir" / "out" / "pid").read_text()), signal.SIGALRM)
+
+    world.on["measurement", 1] = time_is_up
+    outcome = world.rent(choice(sizes=MANY))
     assert outcome.status == "partial"
-    assert outcome.reason.startswith("the time limit of 15 s was reached; raise launch.max_minutes and continue with run_dir=")
+    assert outcome.reason.startswith(
+        "the time limit of 10 min 00 s was reached; raise launch.max_minutes and continue with run_dir="
+    )
     assert world.events()[-1]["event"] == "job_finished"
     world.assert_nothing_is_left()
 
@@ -515,6 +536,16 @@ def test_a_run_ends_before_its_bill_passes_what_it_may_cost(world: World) -> Non
     last = world.events()[-1]
     assert (last["event"], last["status"], last["reason"]) == ("job_finished", "partial", "interrupted")
     world.assert_nothing_is_left()
+
+
+@pytest.mark.xfail(strict=True, reason="rent._watch_the_bill looks at the bill of now, and ending a cluster takes a while")
+def test_a_run_ends_before_the_next_hour_that_it_can_not_pay_begins(world: World) -> None:
+    def let_an_hour_pass() -> None:
+        world.renting.record.attempts[0].requested_at -= 3595 - (time.time() - world.renting.record.attempts[0].requested_at)
+
+    world.on["set-up", 1] = let_an_hour_pass
+    assert world.rent(NEVER, setup="exec sleep 600", max_usd=0.75).status == "partial"
+    assert world.attempts[0].cost_usd == 0.5
 
 
 def test_a_full_disk_here_ends_the_run_and_its_cluster(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -573,6 +604,13 @@ def test_ctrl_c_while_measuring_brings_the_last_words_home(world: World) -> None
     assert_interrupted(world, outcome)
     last = world.events()[-1]
     assert (last["event"], last["status"], last["reason"]) == ("job_finished", "partial", "interrupted")
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_last_words(world: World) -> None:
+    world.on["measurement", 1] = world.on["stopping the worker", 1] = interrupt
+    outcome = world.rent(choice(sizes=MANY))
+    assert_interrupted(world, outcome)
+    assert world.events()[-1]["event"] != "job_finished"
 
 
 def test_ctrl_c_while_the_cluster_is_ended_does_not_keep_it(world: World) -> None:
@@ -648,7 +686,7 @@ def test_the_rest_of_its_journal_is_brought_home_before_its_cluster_is_ended(wor
     assert (world.run / journal.NAME).read_text() == "".join(LINES)
     (attempt,) = world.attempts
     assert (attempt.outcome, attempt.confirmed_down) == ("left behind", True)
-    assert attempt.cost_usd == cost.bill_usd(0.5, attempt.down_at - attempt.requested_at, None)
+    assert attempt.cost_usd == cost.bill_usd(0.5, attempt.down_at - attempt.requested_at, BILLING["seconds"])
     world.assert_nothing_is_left()
 
 
@@ -665,6 +703,7 @@ def test_it_is_ended_also_when_its_node_can_not_be_reached(world: World, left_be
     world.assert_nothing_is_left()
 
 
+@pytest.mark.xfail(strict=True, reason="left._note passes over an attempt whose end was asked for before and not confirmed")
 def test_it_stays_on_file_until_its_end_is_confirmed(world: World, left_behind: ledger.Entry) -> None:
     world.sky.never_down = True
     assert not left.end(world.sky, left_behind).confirmed

@@ -221,8 +221,7 @@ class Renting:
         billing = self._settings.billing.get(launched.cloud)
         if billing:
             attempt.increment_s, attempt.minimum_s = billing.increment_s, billing.minimum_s
-        matching = [one for one in choice.offers if (one.cloud, one.region) == (launched.cloud, launched.region)]
-        attempt.usd_per_hour = launched.usd_per_hour if launched.usd_per_hour is not None else _price(matching)
+        attempt.usd_per_hour = _price(choice.offers, launched)
         entry.job_id = cluster.job_id = launched.job_id
         entry.usd_per_hour = attempt.usd_per_hour
         cluster.held.save()
@@ -488,8 +487,16 @@ def _described(offer: Offer) -> str:
     return f"{offer.cloud} {offer.accelerator}{where}, ${offer.usd_per_hour:.2f}/h{' spot' if offer.spot else ''}"
 
 
-def _price(offers: Sequence[Offer]) -> float | None:
-    return offers[0].usd_per_hour if offers else None
+def _price(offers: Sequence[Offer], launched: Launched) -> float | None:
+    """Return the hourly price of what was launched: the offer's, else what SkyPilot's client makes of it.
+
+    The client of a shared server doesn't know the prices that the server was given for its own hardware, and says 0.
+    """
+    there = [one for one in offers if (one.cloud, one.spot) == (launched.cloud, launched.spot)]
+    exact = [one for one in there if one.region == launched.region and one.instance_type in (None, launched.instance_type)]
+    if exact or not launched.usd_per_hour:
+        return next((one.usd_per_hour for one in exact or there), launched.usd_per_hour)
+    return launched.usd_per_hour
 
 
 def _signal(number: int) -> str:

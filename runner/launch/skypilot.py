@@ -27,6 +27,7 @@ OLDEST, NEXT = (0, 14, 1), (0, 15)
 INSTALL = 'pip install "skypilot[runpod]>=0.14.1,<0.15", with the clouds that you use in the brackets'
 GUARD_CLASS = "runner.launch.guard.NoCredentials"
 PLUGINS = "SKYPILOT_SERVER_PLUGINS_CONFIG"
+MOST_TEXT = 300
 ANSWER_S = 90.0
 """How long SkyPilot may take to answer a question. Its own server takes some 10 s to start."""
 
@@ -273,9 +274,11 @@ class Sky:
 
     def _translated(self, error: BaseException) -> JobError:
         kinds = self._exceptions
-        text = one_line(_without_colour(str(error))) or type(error).__name__
+        text = _plain(str(error)) or type(error).__name__
         if isinstance(error, kinds.ResourcesUnavailableError):
-            return NoCapacity(text)
+            # SkyPilot's own text is a page with advice for its command line; each attempt's reason is in here.
+            reasons = [_plain(str(one)) for one in getattr(error, "failover_history", None) or []]
+            return NoCapacity("; ".join(dict.fromkeys(reasons))[:MOST_TEXT] or text[:MOST_TEXT])
         if isinstance(error, kinds.ApiServerConnectionError | ConnectionError | TimeoutError):
             return Unreachable(f"SkyPilot's API server can't be reached ({text})")
         return JobError(text)
@@ -306,15 +309,16 @@ def _plugins_file(folder: Path) -> Path:
 
 def _offers(row: Any, gpu: str) -> list[Offer]:
     """Return an on-demand and a spot offer of a row of SkyPilot's catalog; prices that are NaN are none."""
-    # Where instances are made to measure their type is made up too, and naming it would only be in the way.
-    own = (
-        row.instance_type if row.cloud.lower() not in ("slurm", "kubernetes") and "(" not in (row.instance_type or "(") else None
-    )
-    found = []
-    for price, is_spot in ((row.price, False), (row.spot_price, True)):
-        if price is not None and price == price:
-            found.append(Offer(row.cloud.lower(), gpu, row.accelerator_name, float(price), is_spot, own, row.region))
-    return found
+    cloud = row.cloud.lower()
+    # Own hardware has no spot instances, and its instance types are made up: naming one would only be in the way.
+    own = cloud in ("slurm", "kubernetes")
+    kind = None if own or "(" in (row.instance_type or "(") else row.instance_type
+    prices = [(row.price, False)] if own else [(row.price, False), (row.spot_price, True)]
+    return [
+        Offer(cloud, gpu, row.accelerator_name, float(price), spot, kind, row.region)
+        for price, spot in prices
+        if price is not None and price == price
+    ]
 
 
 def _launched(job_id: int | None, resources: Any, accelerators: Mapping[str, Any], price: float | None) -> Launched:
@@ -329,8 +333,9 @@ def _launched(job_id: int | None, resources: Any, accelerators: Mapping[str, Any
     )
 
 
-def _without_colour(text: str) -> str:
-    return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
+def _plain(text: str) -> str:
+    """Return a text of SkyPilot's in one line, without colours."""
+    return one_line(re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text))
 
 
 def remote_endpoint() -> str | None:

@@ -14,7 +14,7 @@ Written by `make reliability`, which rents from a real SkyPilot on a real Slurm 
 (`tests/system/lab`) and injects each fault into a real run. Not from a commercial cloud: none was at hand.
 
 - **at home**: measurements in the run's journal afterwards.
-- **lost**: measurements that the node had when the fault came (or, where the launcher was killed, when `down` was called) and that
+- **lost**: measurements that the node had when the fault came (where the launcher was killed: when `down` was called) and that
   are not at home.
 - **repeated**: measured again; only the case in flight may be.
 - **left**: SkyPilot clusters + Slurm jobs + processes on nodes without a job, at most 20 s after the command ended.

@@ -4,8 +4,10 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -184,3 +186,30 @@ def kill(process: "subprocess.Popen[str]") -> None:
     """Kill -9 the launcher and whatever it started on this side."""
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
+
+
+@contextlib.contextmanager
+def forwarded(port: int) -> Iterator[int]:
+    """Yield a port of 127.0.0.2 that leads to `port` of 127.0.0.1."""
+    listener = socket.create_server(("127.0.0.2", 0))
+
+    def pump(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        with contextlib.suppress(OSError):
+            sink.shutdown(socket.SHUT_WR)
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = listener.accept()
+                far = socket.create_connection(("127.0.0.1", port))
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=pump, args=pair, daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+    try:
+        yield int(listener.getsockname()[1])
+    finally:
+        listener.close()

@@ -1,66 +1,56 @@
 """A machine of the lab: a tree of processes with a host name, process ids and mounts of its own.
 
-Whatever is mounted in there is mounted nowhere else, and whoever ends its first process ends all of it.
+What is mounted in there is mounted nowhere else, and whoever ends its first process ends all of it.
 """
 
+import contextlib
 import os
 import shlex
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.system.lab.missing import LabMissing
-
-UNSHARE = ["unshare", "--mount", "--uts", "--pid", "--fork"]
 START_S = 20.0
 
 
-def may_unshare() -> None:
-    """Raise LabMissing, with what the kernel says, where a process may not have mounts and process ids of its own."""
-    probe = "mount -t proc proc /proc && mount -t tmpfs tmpfs /run && hostname lab"
-    done = subprocess.run([*UNSHARE, "sh", "-c", probe], capture_output=True, text=True)
-    if done.returncode:
-        raise LabMissing(f"the Slurm lab may not unshare mounts and process ids here: {done.stderr.strip().splitlines()[-1]}")
-
-
-@dataclass
 class Machine:
-    """A machine by its name; `folder` holds its first script, its log and its process id.
+    """A machine by its name; `folder` holds the script that boots it, its log and its process id.
 
-    A process that did not start it can work with it as well: what is known of it is in the folder.
+    A process that did not start it can work with it as well: all that is known of it is in the folder.
     """
 
-    name: str
-    folder: Path
-    process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
+        self.folder = folder
+        self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, mounts: list[str], command: list[str], environment: dict[str, str]) -> None:
-        """Boot it: `mounts` are lines of shell, `command` runs until the machine ends, with exactly this environment."""
-        assert self.pid is None, f"{self.name} runs already"
+    def start(self, setup: list[str], command: list[str], environment: dict[str, str]) -> None:
+        """Boot it: after the lines of shell in `setup`, `command` runs with exactly this environment until the machine ends."""
+        assert self.pid is None, f"{self.name} is on already"
         self.folder.mkdir(parents=True, exist_ok=True)
         self._note.unlink(missing_ok=True)
-        script = self.folder / "boot.sh"
+        note = shlex.quote(str(self._note))
         lines = [
             "set -eu",
             # Still the /proc of outside, where this process has the number by which the lab ends it.
             "read -r stat < /proc/self/stat",
             "mount -t proc proc /proc",
-            *mounts,
-            f"echo $stat > {shlex.quote(str(self._note))}.new",
-            f"mv {shlex.quote(str(self._note))}.new {shlex.quote(str(self._note))}",
+            *setup,
+            f'echo "$stat" > {note}.new',
+            f"mv {note}.new {note}",
             # Bash stays process 1 and reaps what others leave behind, which most daemons would not.
             f"{shlex.join(command)} &",
             "wait $!",
         ]
+        script = self.folder / "boot.sh"
         script.write_text("\n".join(lines) + "\n")
+        unshare = ["unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "bash", str(script)]
         with open(self.folder / "log", "ab") as log:
             self.process = subprocess.Popen(
-                [*UNSHARE, "--kill-child", "bash", str(script)], env=environment, cwd="/",
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+                unshare, env=environment, cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
         until = time.monotonic() + START_S
         while not self._note.exists():
             assert self.process.poll() is None, f"{self.name} did not start:\n{self.log()}"
@@ -70,13 +60,13 @@ class Machine:
     @property
     def pid(self) -> int | None:
         """The number of its first process outside of it, None while it is off."""
-        try:
-            noted = self._note.read_text().rpartition(")")
-        except FileNotFoundError:
-            return None
-        pid = int(noted[0].split()[0])
-        # The number alone could be another process's by now; the time of its start is not.
-        return pid if stat(pid)[19:20] == noted[2].split()[19:20] and is_alive(pid) else None
+        with contextlib.suppress(FileNotFoundError):
+            number, _, fields = self._note.read_text().partition(" ")
+            pid = int(number)
+            # The number alone could be another process's by now; the time of its start is not.
+            if is_alive(pid) and stat(pid)[19] == fields.rpartition(")")[2].split()[19]:
+                return pid
+        return None
 
     def kill(self) -> None:
         """Switch it off: every process in it is gone afterwards."""
@@ -85,6 +75,7 @@ class Machine:
             while self.pid == pid:
                 time.sleep(0.01)
         if self.process is not None:
+            self.process.kill()  # where it did not get as far as to have a number
             self.process.wait()
             self.process = None
         self._note.unlink(missing_ok=True)
@@ -99,14 +90,11 @@ class Machine:
         """Return the command lines of its processes but the first, by their numbers outside of it."""
         if (pid := self.pid) is None:
             return {}
-        space = os.readlink(f"/proc/{pid}/ns/pid")
-        found = {}
+        space, found = os.readlink(f"/proc/{pid}/ns/pid"), {}
         for other in numbers():
-            try:
-                if other != pid and os.readlink(f"/proc/{other}/ns/pid") == space and (line := command_line(other)):
+            with contextlib.suppress(OSError):  # it ended meanwhile
+                if other != pid and os.readlink(f"/proc/{other}/ns/pid") == space and (line := _command_line(other)):
                     found[other] = line
-            except OSError:
-                continue  # it ended meanwhile
         return found
 
     def log(self) -> str:
@@ -124,11 +112,6 @@ def numbers() -> Iterator[int]:
     return (int(entry) for entry in os.listdir("/proc") if entry.isdigit())
 
 
-def command_line(pid: int) -> str:
-    """Return a process's command line; empty for a zombie. Raises OSError when there is no such process."""
-    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-
-
 def stat(pid: int) -> list[str]:
     """Return the fields of a process's stat behind its name; empty when there is no such process."""
     try:
@@ -140,3 +123,8 @@ def stat(pid: int) -> list[str]:
 def is_alive(pid: int) -> bool:
     """Whether the process exists and is no zombie."""
     return (stat(pid) or ["Z"])[0] not in "ZX"
+
+
+def _command_line(pid: int) -> str:
+    """Return a process's command line; empty for a zombie. Raises OSError when there is no such process."""
+    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()

@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.system.conftest import ROOT, free_port
 from tests.system.lab.machine import Machine
 from tests.system.lab.missing import LabMissing
-from tests.system.lab.slurm import GPUS, Slurm
+from tests.system.lab.slurm import GPUS, Slurm, with_root_home
 
 SERVER_START_S, TIDY_S = 120.0, 180.0
 # What SkyPilot needs beside itself for Slurm (its extra `slurm`) and on a node (its extra `remote`).
@@ -39,7 +39,11 @@ Host lab
   StrictHostKeyChecking no
   UserKnownHostsFile /dev/null
 """
-PROVISION_TIMEOUT_S = 20
+SSH_COMMAND = """\
+#!/bin/sh
+exec unshare --mount sh -c 'mount --bind "{accounts}" /etc/passwd && exec "{ssh}" "$@"' ssh "$@"
+"""
+PROVISION_TIMEOUT_S = 10
 
 
 class SkyPilot:
@@ -95,12 +99,11 @@ class SkyPilot:
         catalog = "AcceleratorName,Clouds\n" + "".join(f"{gpu.accelerator},Slurm\n" for gpu in GPUS)
         (self.home / ".sky" / "catalogs" / "v8" / "common" / "accelerators.csv").write_text(catalog)
         (self.home / ".slurm" / "config").write_text(SSH.format(port=self.slurm.ssh_port, key=self.slurm.key))
-        (self.home / ".ssh" / "config").touch(0o600)
-        # As the administrator of a shared server would have it: no credentials of this HOME reach our clusters.
-        (self.home / ".sky" / "plugins.yaml").write_text("plugins:\n  - class: runner.launch.guard.NoCredentials\n")
         # ssh asks the system for the home of its user and not the variable, so it would not see what SkyPilot writes there.
+        accounts = self.folder / "passwd"
+        accounts.write_text(with_root_home(self.home))
         ssh = self.folder / "bin" / "ssh"
-        ssh.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F "{self.home}/.ssh/config" "$@"\n')
+        ssh.write_text(SSH_COMMAND.format(accounts=accounts, ssh=shutil.which("ssh")))
         ssh.chmod(0o755)
 
     def start(self) -> None:

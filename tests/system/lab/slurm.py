@@ -245,9 +245,7 @@ class Slurm:
 
     def _write_etc(self) -> None:
         """Write root's account, with a home in the lab and open to keys, and the names of the machines."""
-        root = pwd.getpwuid(0)
-        others = [line for line in Path("/etc/passwd").read_text().splitlines() if not line.startswith("root:")]
-        (self.folder / "etc" / "passwd").write_text("\n".join([f"root:x:0:0:root:{self.root_home}:{root.pw_shell}", *others, ""]))
+        (self.folder / "etc" / "passwd").write_text(with_root_home(self.root_home))
         shadow = self.folder / "etc" / "shadow"
         shadow.write_text("root:*:19000:0:99999:7:::\n")
         shadow.chmod(0o600)
@@ -272,3 +270,10 @@ class Slurm:
                 last = f": {error}"
             assert time.monotonic() < until, f"{what} after {READY_S:g} s{last}; the logs are in {self.folder}"
             time.sleep(0.1)
+
+
+def with_root_home(home: Path) -> str:
+    """Return an /etc/passwd like this machine's in which `home` is the home of root."""
+    root = pwd.getpwuid(0)
+    others = [line for line in Path("/etc/passwd").read_text().splitlines() if not line.startswith("root:")]
+    return "\n".join([f"root:x:0:0:root:{home}:{root.pw_shell}", *others, ""])
