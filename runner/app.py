@@ -83,7 +83,8 @@ def _measure_there(made: Plan, offered: "Offered", sky: "Sky") -> int:
     display = for_mode(made.config.display, sys.stdout)
     if made.config.display in ("auto", "rich", "plain"):
         print("\n".join(offered.lines(sys.stdout)), flush=True)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # whoever closes the terminal leaves nothing running either
+        signal.signal(number, _interrupt)
     display.opening(made.job.as_dict(), made.folder)
     if warning:
         display.warn(warning)

@@ -15,7 +15,7 @@ from runner.launch.ledger import Entry
 HOLD = """
 import sys, time
 from runner.launch import ledger
-held = ledger.enter(ledger.Entry("crossover-ada-00000000-0001", "/run", 1.0, requests=["r1"]))
+held = ledger.enter(ledger.Entry("crossover-ada-00000000-0001", "/run", 1.0))
 print("held", flush=True)
 time.sleep(600)
 """
@@ -38,7 +38,7 @@ def holder():
 
 def test_a_cluster_of_a_living_process_is_held_by_it(holder):
     ((entry, is_held),) = ledger.entries()
-    assert (entry.cluster, entry.requests, is_held) == ("crossover-ada-00000000-0001", ["r1"], True)
+    assert (entry.cluster, entry.folder, is_held) == ("crossover-ada-00000000-0001", "/run", True)
     assert ledger.take(entry.cluster) is None
     assert ledger.left_behind() == []
 
@@ -56,13 +56,13 @@ def test_a_cluster_of_a_killed_process_is_left_behind_and_can_be_taken_once(hold
 
 def test_what_is_noted_later_is_on_file_at_once(state):
     held = ledger.enter(Entry("crossover-ada-00000000-0002", "/run", 1.0))
-    held.entry.requests.append("r" * 200)
+    held.entry.offer = "r" * 200
     held.save()
-    held.entry.requests[:] = ["r2"]  # shorter than before: nothing of the longer text may stay
+    held.entry.offer = "r2"  # shorter than before: nothing of the longer text may stay
     held.entry.job_id = 7
     held.save()
     data = json.loads((state / "crossover" / "clusters" / "crossover-ada-00000000-0002.json").read_text())
-    assert (data["requests"], data["job_id"]) == (["r2"], 7)
+    assert (data["offer"], data["job_id"]) == ("r2", 7)
 
 
 def test_an_entry_that_was_cut_short_still_names_its_cluster(state):

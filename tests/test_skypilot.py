@@ -15,7 +15,7 @@ USED = {
     "launch": ["task", "cluster_name"],
     "get": ["request_id"],
     "stream_and_get": ["request_id", "follow", "output_stream"],
-    "api_status": ["request_ids", "fields"],
+    "api_status": ["request_ids", "fields", "cluster_name"],
     "api_cancel": ["request_ids", "silent"],
     "api_start": [],
     "api_stop": [],

@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,10 +18,7 @@ from runner.errors import RequestError
 
 @dataclass
 class Entry:
-    """A cluster that was asked for: `folder` is its run's, `requests` the ids of launches that may still be under way.
-
-    `endpoint` is the SkyPilot server that was asked (None: the local one).
-    """
+    """A cluster that was asked for, for the run in `folder`, of the SkyPilot server at `endpoint` (None: the local one)."""
 
     cluster: str
     folder: str
@@ -29,7 +26,6 @@ class Entry:
     endpoint: str | None = None
     offer: str = ""
     usd_per_hour: float | None = None
-    requests: list[str] = field(default_factory=list)
     job_id: int | None = None
 
 

@@ -12,11 +12,11 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from runner import cost, journal, rental
 from runner.config import Billing, LaunchConfig
-from runner.errors import EXIT_INTERRUPTED, EXIT_REQUEST, JobError, RequestError
+from runner.errors import EXIT_INTERRUPTED, EXIT_REQUEST, JobError
 from runner.job import Job
 from runner.launch import bring, ledger, names, task, teardown
 from runner.launch.local import Outcome
@@ -25,6 +25,8 @@ from runner.launch.skypilot import Launched, NoCapacity, Sky, Unreachable
 from runner.rental import Attempt, Rental
 from runner.sinks import Sink
 from runner.units import duration
+
+T = TypeVar("T")
 
 POLL_S = 1.0
 """How often SkyPilot is asked while it provisions or sets up."""
@@ -95,7 +97,7 @@ class Renting:
     ) -> None:
         """Get ready; nothing is rented. `chosen` is told when it is known on which GPU and offer the run is."""
         self._sky, self.folder, self._choices, self._settings = sky, folder, list(choices), settings
-        self._chosen, self._warn, self._alarm = chosen, warn, alarm
+        self._chosen, self._warn, self._alarm = chosen, _harmless(warn), _harmless(alarm)
         self.record = rental.load(folder) or Rental(uuid.uuid4().hex, names.user())  # a continued run has been here before
         self._before = len(self.record.attempts)
         self._home = bring.Journal(folder)
@@ -194,8 +196,6 @@ class Renting:
         )  # fmt: skip
         task.save(rendered, self.folder)
         request = self._sky.launch(rendered, entry.cluster)
-        entry.requests.append(request)
-        cluster.held.save()
         try:
             while self._is_running(request):
                 self._phase("provisioning", _described(choice.offers[0]))
@@ -339,7 +339,7 @@ class Renting:
             limit = f"the time limit of {duration(self._settings.limit_s)} was reached"
             return Outcome("partial", f"{limit}; raise launch.max_minutes and {more}")
         if code == EXIT_REQUEST:
-            raise RequestError(self._last_words().removeprefix("error: "))
+            return Outcome("failed", f"the worker refuses the job: {self._last_words().removeprefix('error: ')}")
         events = journal.read(self.folder)
         if not events:
             return Outcome("failed", f"the worker ended before its first word (exit code {code}): {self._last_words()}")
@@ -375,9 +375,9 @@ class Renting:
                 cluster.watch.stop()
             ended = teardown.end(self._sky, cluster.held.entry, self.folder, self._warn)
             attempt.down_at, attempt.confirmed_down = time.time(), ended.confirmed
-            charge(attempt)
             with contextlib.suppress(JobError):
                 attempt.sky_cost_usd = self._sky.cost_usd(attempt.cluster)
+            charge(attempt)
             self._save()
             if ended.confirmed:
                 cluster.held.close()
@@ -404,12 +404,12 @@ class Renting:
 
     def _tell(self, progress: dict[str, Any]) -> None:
         for sink in self._sinks:
-            sink.progress(progress)
+            _harmless(sink.progress)(progress)
 
     def _deliver(self) -> None:
         for event in self._follower.new():
             for sink in self._sinks:
-                sink.event(event)
+                _harmless(sink.event)(event)
 
     def _save(self) -> None:
         with contextlib.suppress(OSError):  # a full disk; the ledger is elsewhere
@@ -446,8 +446,13 @@ class JobWatch:
 
 
 def charge(attempt: Attempt) -> None:
-    """Note what an attempt that has ended was billed: nothing when its instance never came up."""
-    if attempt.requested_at is None or attempt.down_at is None or attempt.up_at is None:
+    """Note what an attempt that has ended was billed."""
+    if attempt.requested_at is None or attempt.down_at is None:
+        return
+    if (
+        attempt.up_at is None
+    ):  # it may have come up and failed before SkyPilot called it up; then SkyPilot's figure is all there is
+        attempt.cost_usd = attempt.sky_cost_usd or None
         return
     attempt.billed_s = cost.billed_s(attempt.down_at - attempt.requested_at, _rule(attempt))
     attempt.cost_usd = _bill(attempt, attempt.down_at)
@@ -471,10 +476,20 @@ class _Ended(JobError):
         self.outcome = outcome
 
 
+def _harmless(tell: Callable[[T], None]) -> Callable[[T], None]:
+    """Return `tell` without the errors of a terminal that was closed or a pipe that nobody reads: the run goes on without it."""
+
+    def told(what: T) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            tell(what)
+
+    return told
+
+
 @contextlib.contextmanager
 def _unstoppable(say: Callable[[], None]) -> Iterator[None]:
     """Answer Ctrl-C and SIGTERM with a word while the cluster is being ended."""
-    before = {number: signal.signal(number, lambda *_: say()) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, lambda *_: say()) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:

@@ -27,6 +27,7 @@ OLDEST, NEXT = (0, 14, 1), (0, 15)
 INSTALL = 'pip install "skypilot[runpod]>=0.14.1,<0.15", with the clouds that you use in the brackets'
 GUARD_CLASS = "runner.launch.guard.NoCredentials"
 PLUGINS = "SKYPILOT_SERVER_PLUGINS_CONFIG"
+WORKING = ("PENDING", "WAITING", "RUNNING")
 MOST_TEXT = 300
 ANSWER_S = 90.0
 """How long SkyPilot may take to answer a question. Its own server takes some 10 s to start."""
@@ -146,6 +147,7 @@ class Sky:
     def launch(self, task: Mapping[str, Any], cluster: str) -> str:
         """Ask for a cluster that runs the task; return the request's id at once, while SkyPilot goes on.
 
+        Ctrl-C is answered when it is known what became of the request: one that arrives later would rent behind our back.
         Raises RequestError when SkyPilot refuses the task.
         """
 
@@ -153,7 +155,7 @@ class Sky:
             return str(self._sdk.launch(self._sky.Task.from_yaml_config(dict(task)), cluster_name=cluster))
 
         try:
-            return self._ask(ask, 300.0)  # the code is uploaded to a remote server first
+            return self._ask(ask, 300.0, to_the_end=True)  # the code is uploaded to a remote server first
         except Unreachable:
             raise
         except JobError as error:
@@ -162,7 +164,7 @@ class Sky:
     def is_running(self, request: str) -> bool:
         """Whether a request is still being worked on."""
         found = self._ask(lambda: self._sdk.api_status(request_ids=[request], fields=["request_id", "status"]))
-        return any(str(one.status) in ("PENDING", "WAITING", "RUNNING") for one in found)
+        return any(str(one.status) in WORKING for one in found)
 
     def launched(self, request: str) -> Launched:
         """Return what a finished launch came to.
@@ -178,6 +180,12 @@ class Sky:
             price = float(resources.get_cost(3600))
             return _launched(job_id, resources, accelerators, price)
         return _launched(job_id, resources, accelerators, None)
+
+    def requests(self, cluster: str) -> list[str]:
+        """Return the requests for a cluster that are still being worked on, whoever made them."""
+        fields = ["request_id", "status", "cluster_name"]
+        found = self._ask(lambda: self._sdk.api_status(cluster_name=cluster, fields=fields))
+        return [str(one.request_id) for one in found if str(one.status) in WORKING and one.cluster_name == cluster]
 
     def cancel(self, request: str) -> None:
         """Abort a request that is being worked on."""
@@ -246,10 +254,11 @@ class Sky:
         """Make a request and wait for its result."""
         return self._ask(lambda: self._sdk.get(call(*args, **keys)), limit_s)
 
-    def _ask(self, question: Callable[[], T], limit_s: float = ANSWER_S) -> T:
+    def _ask(self, question: Callable[[], T], limit_s: float = ANSWER_S, to_the_end: bool = False) -> T:
         """Return the answer; raises NoCapacity, Unreachable or JobError with one line, whatever SkyPilot raises.
 
-        It runs in a thread of its own, so that a server that hangs costs `limit_s` and Ctrl-C is answered at once.
+        It runs in a thread of its own, so that a server that hangs costs `limit_s` and Ctrl-C is answered at once, or, with
+        `to_the_end`, after the answer.
         """
         answer: list[T] = []
         trouble: list[BaseException] = []
@@ -264,8 +273,16 @@ class Sky:
         with self._one_at_a_time, self._quietly():
             thread.start()
             until = time.monotonic() + limit_s
+            interrupted = False
             while thread.is_alive() and time.monotonic() < until:
-                thread.join(0.1)
+                try:
+                    thread.join(0.1)
+                except KeyboardInterrupt:
+                    if not to_the_end:
+                        raise
+                    interrupted = True
+        if interrupted:
+            raise KeyboardInterrupt
         if trouble:
             raise self._translated(trouble[0]) from trouble[0]
         if not answer:

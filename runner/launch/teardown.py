@@ -36,19 +36,17 @@ class Ended:
 
 
 def end(sky: Sky, entry: Entry, folder: Path | None, tell: Callable[[str], None] = lambda line: None) -> Ended:
-    """End the cluster of an entry, and launches of it that are still under way; never raises what SkyPilot raises.
+    """End the cluster of an entry, and launches of it that are still under way; raises nothing of SkyPilot's.
 
     What was asked and answered goes to `teardown.log` in `folder`.
     """
     say = _logger(folder)
-    for request in entry.requests:
-        # A launch that goes on would bring the cluster back.
-        try:
-            if sky.is_running(request):
-                say(f"cancelling request {request}")
-                sky.cancel(request)
-        except JobError as error:
-            say(f"request {request}: {error}")
+    try:
+        for request in sky.requests(entry.cluster):  # a launch that goes on would bring the cluster back
+            say(f"cancelling request {request}")
+            sky.cancel(request)
+    except JobError as error:
+        say(f"requests: {error}")
     reason = ""
     for attempt in range(TRIES):
         if attempt:

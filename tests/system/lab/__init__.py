@@ -5,6 +5,6 @@ By hand: `python -m tests.system.lab start DIR`, then `eval "$(python -m tests.s
 """
 
 from tests.system.lab.lab import Lab, running_lab
-from tests.system.lab.missing import LabMissing
+from tests.system.lab.needs import LabMissing
 
 __all__ = ["Lab", "LabMissing", "running_lab"]

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from tests.system.lab.lab import Lab
-from tests.system.lab.missing import LabMissing
+from tests.system.lab.needs import LabMissing
 
 
 def main() -> int:
@@ -22,6 +22,9 @@ def main() -> int:
         if options.action == "env":
             print("\n".join(f"export {name}={shlex.quote(value)}" for name, value in lab.environment().items()))
             return 0
+        if options.action == "start" and lab.is_running:
+            print(f"error: a lab runs in {lab.folder}; python -m tests.system.lab stop {options.folder}", file=sys.stderr)
+            return 2
         {"start": lab.start, "reset": lab.reset, "stop": lab.stop}[options.action]()
     except LabMissing as error:
         print(f"error: {error}", file=sys.stderr)

@@ -3,20 +3,13 @@
 import contextlib
 import os
 import shutil
-import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.system.lab.machine import is_alive, may_unshare, numbers, stat
-from tests.system.lab.missing import LabMissing
+from tests.system.lab.marks import end_processes, marks
+from tests.system.lab.needs import check
 from tests.system.lab.skypilot import SkyPilot
 from tests.system.lab.slurm import GPUS, Slurm
-
-COMMANDS = ["slurmctld", "slurmd", "munged", "/usr/sbin/sshd", "ssh-keygen", "rsync", "curl", "unshare", "nsenter"]
-# Every process of a lab carries these: where the lab is, and who started it. A lab whose owner is gone was left behind by a
-# test that died, and the next one ends it.
-LAB, OWNER = "CROSSOVER_LAB", "CROSSOVER_LAB_OWNER"
 
 
 class Lab:
@@ -24,9 +17,9 @@ class Lab:
 
     def __init__(self, folder: Path, owner: int | None = None) -> None:
         self.folder = folder.resolve()
-        marks = {LAB: str(self.folder), OWNER: f"{owner} {stat(owner)[19]}" if owner else ""}
-        self.slurm = Slurm(self.folder / "cluster", marks)
-        self.skypilot = SkyPilot(self.folder, self.slurm, marks)
+        marked = marks(self.folder, owner)
+        self.slurm = Slurm(self.folder / "cluster", marked)
+        self.skypilot = SkyPilot(self.folder, self.slurm, marked)
 
     @property
     def home(self) -> Path:
@@ -50,7 +43,7 @@ class Lab:
     def start(self) -> None:
         """Start everything; returns when both nodes are idle and the API server answers. Raises LabMissing."""
         check()
-        end_left_behind(self.folder)
+        end_processes(self.folder)
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         self.slurm.prepare()
@@ -64,7 +57,7 @@ class Lab:
         """End everything that runs in the lab or was started in its environment; the folder stays, for its logs."""
         self.skypilot.kill()
         self.slurm.kill()
-        end_left_behind(self.folder)
+        end_processes(self.folder)
         self.skypilot.forget()
 
     def slurm_jobs(self) -> list[str]:
@@ -89,7 +82,7 @@ class Lab:
             self.slurm.call("scancel", job)
 
     def kill_node(self, node: str) -> None:
-        """Switch a node off, with whatever runs on it; Slurm notices some ten seconds later."""
+        """Switch a node off, with whatever runs on it; it takes Slurm half a minute to believe it."""
         self.slurm.machines[node].kill()
 
     def start_node(self, node: str) -> None:
@@ -105,6 +98,11 @@ class Lab:
         finally:
             self.slurm.start_login()
 
+    @property
+    def is_running(self) -> bool:
+        """Whether any of its machines is on."""
+        return any(machine.pid is not None for machine in [self.skypilot.server, *self.slurm.machines.values()])
+
     def stray_processes(self) -> list[str]:
         """Return the command lines of what is left on nodes that no job is on: set-ups, workers, SkyPilot's own."""
         busy = self.slurm.call("squeue", "--noheader", "--format=%N").split()
@@ -112,9 +110,10 @@ class Lab:
 
     def reset(self) -> None:
         """Bring a lab back to how it starts: all machines on, no jobs, no clusters, nothing running, nothing left on disk."""
-        for name, machine in self.slurm.machines.items():
-            if machine.pid is None:
-                self.slurm.start_login() if name == "login" else self.slurm.start_node(name)
+        for node in [gpu.node for gpu in GPUS if self.slurm.machines[gpu.node].pid is None]:
+            self.slurm.start_node(node)
+        if self.slurm.machines["login"].pid is None:
+            self.slurm.start_login()
         if self.skypilot.server.pid is None:
             self.skypilot.start()
             self.skypilot.wait()
@@ -134,38 +133,3 @@ def running_lab(scratch: Path) -> Iterator[Lab]:
         yield lab
     finally:
         lab.stop()
-
-
-def check() -> None:
-    """Raise LabMissing where a lab can't start."""
-    if os.geteuid() != 0:
-        raise LabMissing("the Slurm lab needs root")
-    missing = [command for command in COMMANDS if shutil.which(command) is None]
-    if missing:
-        raise LabMissing(f"the Slurm lab needs {', '.join(missing)}")
-    may_unshare()
-
-
-def end_left_behind(folder: Path) -> None:
-    """End the processes of the lab in `folder`, and of every lab whose owner is gone."""
-    mine = {os.getpid()}
-    while (parent := int((stat(min(mine)) or ["", "0"])[1])) > 0 and parent not in mine:
-        mine.add(parent)
-    while found := [pid for pid in numbers() if pid not in mine and is_left_behind(pid, folder)]:
-        for pid in found:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.02)
-
-
-def is_left_behind(pid: int, folder: Path) -> bool:
-    """Whether the process belongs to the lab in `folder`, or to one whose owner is gone."""
-    try:
-        lines = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return False
-    marks = dict(line.decode(errors="replace").partition("=")[::2] for line in lines if line.startswith(LAB.encode()))
-    if LAB not in marks or not is_alive(pid):
-        return False
-    owner = marks.get(OWNER, "").split()
-    return marks[LAB] == str(folder) or (bool(owner) and stat(int(owner[0]))[19:20] != owner[1:])

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -10,11 +11,14 @@ import sys
 import time
 import urllib.request
 import uuid
+from importlib import metadata
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 from tests.system.conftest import ROOT, free_port
 from tests.system.lab.machine import Machine
-from tests.system.lab.missing import LabMissing
+from tests.system.lab.needs import LabMissing, last_line
 from tests.system.lab.slurm import GPUS, Slurm, with_root_home
 
 SERVER_START_S, TIDY_S = 120.0, 180.0
@@ -39,10 +43,12 @@ Host lab
   StrictHostKeyChecking no
   UserKnownHostsFile /dev/null
 """
+# ssh asks the system for its user's home and not the variable HOME, so it would not see what SkyPilot writes there.
 SSH_COMMAND = """\
 #!/bin/sh
-exec unshare --mount sh -c 'mount --bind "{accounts}" /etc/passwd && exec "{ssh}" "$@"' ssh "$@"
+exec unshare --mount sh -c 'mount --bind "$0" /etc/passwd && exec {ssh} "$@"' {accounts} "$@"
 """
+# A job of the lab starts at once or not at all.
 PROVISION_TIMEOUT_S = 10
 
 
@@ -88,22 +94,21 @@ class SkyPilot:
 
     def prepare(self) -> None:
         """Write every file but the packages of `install`."""
-        for name in ("bin", "tmp", "home/.ssh", "home/.sky/catalogs/v8/common", "home/.slurm"):
-            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        for name in ("bin", "tmp", "home/.slurm", "home/.sky/catalogs/v8/common"):
+            (self.folder / name).mkdir(parents=True)
         (self.folder / "api_port").write_text(str(free_port()))
         prices = ", ".join(f"{gpu.accelerator}: {gpu.usd_per_hour}" for gpu in GPUS)
         config = CONFIG.format(provision_timeout_s=PROVISION_TIMEOUT_S, prices=prices)
         (self.home / ".sky" / "config.yaml").write_text(config)
         # Else it is one per machine and user, and with it a folder in /tmp that all share.
         (self.home / ".sky" / "user_hash").write_text(uuid.uuid4().hex[:8])
+        # Where this is missing, SkyPilot fetches it.
         catalog = "AcceleratorName,Clouds\n" + "".join(f"{gpu.accelerator},Slurm\n" for gpu in GPUS)
         (self.home / ".sky" / "catalogs" / "v8" / "common" / "accelerators.csv").write_text(catalog)
         (self.home / ".slurm" / "config").write_text(SSH.format(port=self.slurm.ssh_port, key=self.slurm.key))
-        # ssh asks the system for the home of its user and not the variable, so it would not see what SkyPilot writes there.
-        accounts = self.folder / "passwd"
+        accounts, ssh = self.folder / "passwd", self.folder / "bin" / "ssh"
         accounts.write_text(with_root_home(self.home))
-        ssh = self.folder / "bin" / "ssh"
-        ssh.write_text(SSH_COMMAND.format(accounts=accounts, ssh=shutil.which("ssh")))
+        ssh.write_text(SSH_COMMAND.format(accounts=shlex.quote(str(accounts)), ssh=shutil.which("ssh")))
         ssh.chmod(0o755)
 
     def start(self) -> None:
@@ -114,11 +119,13 @@ class SkyPilot:
         self.server.start([], command, environment)
 
     def install(self) -> None:
-        """Install what SkyPilot needs for Slurm and on nodes where the tests' Python doesn't have it."""
+        """Install those of EXTRAS that this checkout's environment doesn't have. Raises LabMissing where that can't be."""
+        if not (missing := [extra for extra in EXTRAS if not _is_installed(Requirement(extra))]):
+            return
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "--disable-pip-version-check"]
-        done = subprocess.run([*command, "--target", str(self.slurm.site), *EXTRAS], capture_output=True, text=True)
+        done = subprocess.run([*command, "--target", str(self.slurm.site), *missing], capture_output=True, text=True)
         if done.returncode:
-            raise LabMissing(f"the Slurm lab can't install {', '.join(EXTRAS)}: {done.stderr.strip().splitlines()[-1]}")
+            raise LabMissing(f"the Slurm lab can't install {', '.join(missing)}: {last_line(done.stderr)}")
 
     def wait(self) -> None:
         """Return when the API server answers."""
@@ -156,11 +163,12 @@ class SkyPilot:
             self._tidy("clusters", *names)
 
     def forget(self) -> None:
-        """Remove what SkyPilot left outside of its folder."""
-        shutil.rmtree(f"/tmp/sky_ssh_{self.user_hash}", ignore_errors=True)
+        """Remove the one thing that SkyPilot leaves outside of its folder."""
+        with contextlib.suppress(FileNotFoundError):  # it did not get that far
+            shutil.rmtree(f"/tmp/sky_ssh_{self.user_hash}", ignore_errors=True)
 
     def _tidy(self, *arguments: str) -> None:
-        command = [sys.executable, "-m", "tests.system.lab.tidy", *arguments]
+        command = [sys.executable, "-m", "tests.system.lab.tidy", *arguments]  # not here, where `sky` would be anyone's
         done = subprocess.run(command, env=self.environment(), capture_output=True, text=True, timeout=TIDY_S)
         assert done.returncode == 0, f"{' '.join(arguments)}: {done.stdout}{done.stderr}"
 
@@ -170,3 +178,10 @@ class SkyPilot:
                 return bool(answer.status == 200)
         except OSError:
             return False
+
+
+def _is_installed(requirement: Requirement) -> bool:
+    try:
+        return requirement.specifier.contains(metadata.version(requirement.name))
+    except metadata.PackageNotFoundError:
+        return False

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-import pwd
+import shlex
 import shutil
 import signal
 import socket
@@ -10,11 +10,13 @@ import subprocess
 import sys
 import sysconfig
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.system.conftest import ROOT, free_port
 from tests.system.lab.machine import Machine
+from tests.system.lab.needs import NODE_PATH
 
 TOOLS = Path(__file__).parent / "tools"
 READY_S = 60.0
@@ -32,8 +34,8 @@ class Gpu:
 
 GPUS = [Gpu("n4090", "RTX4090", 0.59, "Lab RTX4090"), Gpu("na100", "A100", 1.19, "Lab A100")]
 
-# Times are short, since tests wait for them: SlurmdTimeout until a lost node is noticed, KillWait from TERM to KILL.
-# 4 CPUs and 16 GB is what SkyPilot asks for with one GPU; config_overrides makes Slurm believe the node has them.
+# Tests wait for a lost node (SlurmdTimeout), and for KILL after TERM (KillWait), so these are short.
+# 4 CPUs and 16 GB are what SkyPilot asks for with one GPU; by config_overrides Slurm believes that a node has them.
 CONFIG = """\
 ClusterName=lab
 SlurmctldHost=head(127.0.0.1)
@@ -62,7 +64,7 @@ GRES = "NodeName={node} Name=gpu Type={accelerator} File=/dev/null\n"
 SSHD = """\
 Port {port}
 ListenAddress 127.0.0.1
-HostKey {keys}/host
+HostKey /run/lab/keys/host
 AuthorizedKeysFile .ssh/authorized_keys
 PermitRootLogin prohibit-password
 UsePAM no
@@ -83,7 +85,7 @@ class Slurm:
 
     def __init__(self, folder: Path, marks: dict[str, str]) -> None:
         self.folder = folder
-        self.environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", **marks}
+        self.environment = {"PATH": NODE_PATH, "LANG": "C.UTF-8", **marks}
         names = ["head", "login", *(gpu.node for gpu in GPUS)]
         self.machines = {name: Machine(name, folder / "machines" / name) for name in names}
 
@@ -114,29 +116,28 @@ class Slurm:
 
     def prepare(self) -> None:
         """Write every file that the machines need."""
-        for name in ("bin", "keys", "log", "munge", "slurm", "site", "root/.ssh", "etc"):
-            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        for name in ("bin", "etc", "keys", "log", "munge", "root/.ssh", "site", "slurm"):
+            (self.folder / name).mkdir(parents=True)
         self._write_tools()
         self._write_etc()
         for name in ("host", "client"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.folder / "keys" / name)], check=True)
         shutil.copy(self.key.with_suffix(".pub"), self.root_home / ".ssh" / "authorized_keys")
-        (self.folder / "ssh_port").write_text(str(free_port()))
-        (self.folder / "sshd_config").write_text(SSHD.format(port=self.ssh_port, keys=self.folder / "keys"))
-        key = self.folder / "munge.key"
-        key.write_bytes(os.urandom(128))
-        key.chmod(0o600)
-        config = CONFIG.format(controller_port=free_port())
-        config += "".join(NODE.format(port=free_port(), **vars(gpu)) + PARTITION.format(**vars(gpu)) for gpu in GPUS)
-        (self.folder / "slurm" / "slurm.conf").write_text(config)
+        _write_private(self.folder / "munge.key", os.urandom(128))
+        controller_port, ssh_port, *ports = _free_ports(2 + len(GPUS))
+        (self.folder / "ssh_port").write_text(str(ssh_port))
+        (self.folder / "sshd_config").write_text(SSHD.format(port=ssh_port))
+        nodes = [
+            NODE.format(port=port, **vars(gpu)) + PARTITION.format(**vars(gpu)) for gpu, port in zip(GPUS, ports, strict=True)
+        ]
+        (self.folder / "slurm" / "slurm.conf").write_text(CONFIG.format(controller_port=controller_port) + "".join(nodes))
         (self.folder / "slurm" / "gres.conf").write_text("".join(GRES.format(**vars(gpu)) for gpu in GPUS))
 
     def start(self) -> None:
         """Start every machine and return when the nodes are idle and the login node answers."""
-        munged = ["munged", "--force", f"--key-file={self.folder}/munge.key", "--seed-file=/run/munge.seed"]
-        munged += ["--pid-file=/run/munged.pid", f"--log-file={self.folder}/log/munged.log"]
-        controller = f"{' '.join(munged)}; mkdir /run/slurmctld; exec slurmctld -D -L {self.folder}/log/slurmctld.log"
-        self._boot("head", ["bash", "-c", controller])
+        munged = "munged --force --key-file=/run/lab/munge.key --pid-file=/run/munged.pid --seed-file=/run/munge.seed"
+        controller = "mkdir /run/slurmctld && exec slurmctld -D -L /run/lab/log/slurmctld.log"
+        self._boot("head", ["bash", "-c", f"{munged} --log-file=/run/lab/log/munged.log && {controller}"])
         self.start_login()
         for gpu in GPUS:
             self.start_node(gpu.node)
@@ -144,24 +145,20 @@ class Slurm:
 
     def start_login(self) -> None:
         """Start the login node; returns when it answers."""
-        self._boot("login", ["/usr/sbin/sshd", "-D", "-f", str(self.folder / "sshd_config"), "-E", f"{self.folder}/log/sshd.log"])
+        self._boot("login", ["/usr/sbin/sshd", "-D", "-f", "/run/lab/sshd_config", "-E", "/run/lab/log/sshd.log"])
         self._wait(self._login_answers, "the login node does not answer")
 
     def start_node(self, node: str) -> None:
         """Start a node; it is idle some moments later."""
         gpu = next(gpu for gpu in GPUS if gpu.node == node)
-        info = self.machines[node].folder / "cpuinfo"
-        info.parent.mkdir(parents=True, exist_ok=True)
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        # Where the processor has no such line, as on ARM, there is one now.
-        kept = [line for line in lines if not line.startswith("model name")]
-        named = [
-            part
-            for line in kept
-            for part in ([line, f"model name\t: {gpu.device_name}"] if line.startswith("processor") else [line])
-        ]
+        machine = self.machines[node]
+        machine.folder.mkdir(parents=True, exist_ok=True)
+        info = machine.folder / "cpuinfo"
+        lines = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if not line.startswith("model name")]
+        # Behind each `processor`, since some processors, as those of ARM, have no model name of their own.
+        named = [f"{line}\nmodel name\t: {gpu.device_name}" if line.startswith("processor") else line for line in lines]
         info.write_text("\n".join(named) + "\n")
-        self._boot(node, ["slurmd", "-D", "-L", f"{self.folder}/log/{node}.log"], [f"mount --bind '{info}' /proc/cpuinfo"])
+        self._boot(node, ["slurmd", "-D", "-L", f"/run/lab/log/{node}.log"], [f"mount --bind {_quoted(info)} /proc/cpuinfo"])
 
     def kill(self) -> None:
         """Switch every machine off."""
@@ -207,29 +204,36 @@ class Slurm:
         for name in (".sky_clusters", ".sky_provision"):
             shutil.rmtree(self.root_home / name, ignore_errors=True)
 
-    def _boot(self, name: str, command: list[str], more: list[str] | None = None) -> None:
+    def _boot(self, name: str, command: list[str], setup: list[str] | None = None) -> None:
         """Start one machine with the mounts that all have."""
         machine = self.machines[name]
-        self.machines[name].start([*self._mounts(machine), *(more or [])], command, self.environment)
+        machine.start([f"hostname {name}", *self._mounts(machine), *(setup or [])], command, self.environment)
 
     def _mounts(self, machine: Machine) -> list[str]:
         """Return the shell lines that give a machine its own /run and /tmp, and the lab's files in /etc."""
-        lines = [f"hostname {machine.name}"]
-        # Outside, /etc/resolv.conf may be a link into /run.
-        lines += ["resolv=$(readlink -f /etc/resolv.conf)", 'text=$(cat "$resolv" || true)', "mount -t tmpfs tmpfs /run"]
-        lines += ['[[ $resolv != /run/* ]] || { mkdir -p "${resolv%/*}"; echo "$text" > "$resolv"; }']
-        lines += ["mkdir /run/sshd /run/slurmd /run/lab /run/munge"]
-        lines += [f"mount --bind '{self.folder}' /run/lab", "mount --bind /run/lab/munge /run/munge"]
-        lines += ["mount --bind /run/lab/slurm /etc/slurm", "mount --bind /run/lab/bin/curl /usr/bin/curl"]
-        lines += [f"mount --bind /run/lab/etc/{name} /etc/{name}" for name in ("passwd", "shadow", "hosts")]
-        # A /tmp of its own, as on a real node, in which only what the nodes need of ours is still there.
+        curl = _quoted(_curl())
         tmp = machine.folder / "tmp"
         tmp.mkdir(parents=True, exist_ok=True)
         tmp.chmod(0o1777)
-        for path in self._kept_in_tmp():
-            inner = tmp / path.relative_to("/tmp")
-            lines += [f"mkdir -p '{inner}'", f"mount --bind '{path}' '{inner}'"]
-        return [*lines, f"mount --rbind '{tmp}' /tmp"]
+        return [
+            # /etc/resolv.conf may be a link into the /run of outside.
+            'resolv=$(readlink -f /etc/resolv.conf) && names=$(cat "$resolv") || names=',
+            "mount -t tmpfs tmpfs /run",
+            '[[ $resolv != /run/* ]] || { mkdir -p "${resolv%/*}" && echo "$names" > "$resolv"; }',
+            "mkdir /run/lab /run/munge /run/slurmd /run/sshd",
+            f"mount --bind {_quoted(self.folder)} /run/lab",
+            "mount --bind /run/lab/munge /run/munge",
+            "mount --bind /run/lab/slurm /etc/slurm",
+            *(f"mount --bind /run/lab/etc/{name} /etc/{name}" for name in ("passwd", "shadow", "hosts")),
+            f"mount --bind /run/lab/bin/curl {curl}",
+            # A /tmp of its own, as every node has, in which only that of ours is still there which nodes need.
+            *(
+                f"mkdir -p {_quoted(tmp / path.relative_to('/tmp'))} && "
+                f"mount --bind {_quoted(path)} {_quoted(tmp / path.relative_to('/tmp'))}"
+                for path in self._kept_in_tmp()
+            ),
+            f"mount --rbind {_quoted(tmp)} /tmp",
+        ]
 
     def _kept_in_tmp(self) -> list[Path]:
         """Return what the machines need of ours that is in /tmp."""
@@ -238,17 +242,15 @@ class Slurm:
     def _write_tools(self) -> None:
         for name in ("curl", "uv"):
             shutil.copy(TOOLS / name, self.folder / "bin" / name)
-        shutil.copy(shutil.which("curl") or "/usr/bin/curl", self.folder / "bin" / "curl.real")
-        self.node_python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+        shutil.copy(_curl(), self.folder / "bin" / "curl.real")
+        self.node_python.write_text(f'#!/bin/sh\nexec {_quoted(sys.executable)} "$@"\n')
         self.node_python.chmod(0o755)
         (self.folder / "lab.pth").write_text(f"{self.site}\n{sysconfig.get_path('purelib')}\n")
 
     def _write_etc(self) -> None:
         """Write root's account, with a home in the lab and open to keys, and the names of the machines."""
         (self.folder / "etc" / "passwd").write_text(with_root_home(self.root_home))
-        shadow = self.folder / "etc" / "shadow"
-        shadow.write_text("root:*:19000:0:99999:7:::\n")
-        shadow.chmod(0o600)
+        _write_private(self.folder / "etc" / "shadow", b"root:*:19000:0:99999:7:::\n")
         names = ["localhost", *self.machines, socket.gethostname()]
         (self.folder / "etc" / "hosts").write_text("".join(f"127.0.0.1 {name}\n" for name in dict.fromkeys(names)))
 
@@ -259,14 +261,14 @@ class Slurm:
         except OSError:
             return False
 
-    def _wait(self, condition, what: str) -> None:
+    def _wait(self, condition: Callable[[], bool], what: str) -> None:
         until = time.monotonic() + READY_S
         last = ""
         while True:
             try:
                 if condition():
                     return
-            except AssertionError as error:
+            except AssertionError as error:  # the controller does not answer yet
                 last = f": {error}"
             assert time.monotonic() < until, f"{what} after {READY_S:g} s{last}; the logs are in {self.folder}"
             time.sleep(0.1)
@@ -274,6 +276,27 @@ class Slurm:
 
 def with_root_home(home: Path) -> str:
     """Return an /etc/passwd like this machine's in which `home` is the home of root."""
-    root = pwd.getpwuid(0)
     others = [line for line in Path("/etc/passwd").read_text().splitlines() if not line.startswith("root:")]
-    return "\n".join([f"root:x:0:0:root:{home}:{root.pw_shell}", *others, ""])
+    return "\n".join([f"root:x:0:0:root:{home}:/bin/bash", *others, ""])
+
+
+def _free_ports(count: int) -> list[int]:
+    """Return different ports that nobody listens on."""
+    ports: dict[int, None] = {}
+    while len(ports) < count:
+        ports[free_port()] = None
+    return list(ports)
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    path.touch(0o600)
+    path.write_bytes(content)
+
+
+def _curl() -> Path:
+    """Return the curl that a machine finds."""
+    return Path(shutil.which("curl", path=NODE_PATH) or "/usr/bin/curl").resolve()
+
+
+def _quoted(path: Path | str) -> str:
+    return shlex.quote(str(path))
