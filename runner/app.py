@@ -79,7 +79,7 @@ def _measure_there(made: Plan, offered: "Offered", sky: "Sky") -> int:
     server.check_guard(sky, made.config.launch.credentials)
     where, warning = _tracking(made)
     _end_what_was_left()
-    _claim(made)
+    _claim(made, [choice.job.hash for choice in choices])
     display = for_mode(made.config.display, sys.stdout)
     if made.config.display in ("auto", "rich", "plain"):
         print("\n".join(offered.lines(sys.stdout)), flush=True)
@@ -185,8 +185,8 @@ def _tracking(made: Plan) -> tuple[Place | None, str | None]:
     return where, store.check(where, wanted.required)
 
 
-def _claim(made: Plan) -> None:
-    """Write the job into the run's folder.
+def _claim(made: Plan, hashes: Sequence[str] = ()) -> None:
+    """Write the job into the run's folder; a folder with one of the jobs in `hashes` (those for fallbacks) keeps that one.
 
     Raises RequestError when the folder holds another job, or can't be written.
     """
@@ -194,9 +194,10 @@ def _claim(made: Plan) -> None:
     there = [str(event["hash"]) for event in journal.read(made.folder) if event["event"] == "job_started"]
     there += [jobs.load(path).hash] if path.exists() else []
     for other in there:
-        if other != made.job.hash:
+        if other not in (made.job.hash, *hashes):
             raise RequestError(f"{made.folder} holds another job ({other[:12]}, not {made.job.hash[:12]}); name another folder")
-    plan.save(made.job, path)
+    if not any(other != made.job.hash for other in there):
+        plan.save(made.job, path)
 
 
 def _import(with_mlflow: bool) -> None:

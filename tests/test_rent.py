@@ -25,7 +25,7 @@ from runner import cost, journal, rental
 from runner.config import Billing, LaunchConfig
 from runner.errors import JobError, RequestError
 from runner.launch import __main__ as launch_main
-from runner.launch import bring, ledger, left, names, rent, server, skypilot, teardown
+from runner.launch import bring, ledger, left, names, rent, server, skypilot, teardown, watch
 from runner.launch.offers import Offer
 from runner.launch.rent import Choice, Renting, Settings
 from runner.launch.skypilot import Launched, NoCapacity, Unreachable
@@ -68,6 +68,7 @@ class FakeSky:
     nodes: dict[str, Cluster] = field(default_factory=dict)
     launches: list[dict[str, Any]] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
+    came_up: list[str] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
 
     def launch(self, task: dict[str, Any], cluster: str) -> str:
@@ -93,6 +94,7 @@ class FakeSky:
             self._forget(name)
             raise NoCapacity("Failed to provision all possible launchable resources.")
         self.start(node)
+        self.came_up.append(name)
         cloud, _, region = wanted[0]["infra"].partition("/")
         (accelerator,) = wanted[0]["accelerators"]
         return Launched(7, cloud, region or None, wanted[0].get("instance_type"), accelerator, False, self.usd_per_hour)
@@ -109,6 +111,9 @@ class FakeSky:
             },
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
+
+    def requests(self, cluster: str) -> list[str]:
+        return [f"request-{cluster}"] if self.cluster_state(cluster) == "INIT" else []
 
     def cancel(self, request: str) -> None:
         self.cancelled.append(request)
@@ -138,7 +143,7 @@ class FakeSky:
             self._forget(cluster)
 
     def cost_usd(self, cluster: str) -> float | None:
-        return 0.01
+        return 0.01 if cluster in self.came_up else None
 
     def ssh_options(self, cluster: str) -> list[str]:
         return [str(self.nodes[cluster].folder)]
@@ -457,8 +462,8 @@ def test_an_instance_is_not_replaced_by_one_for_which_the_money_does_not_last(wo
 
 
 def test_a_job_that_is_ended_from_outside_is_noticed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rent, "ASK_S", 0.1)
-    monkeypatch.setattr(rent, "LAST_WORDS_S", 0.2)
+    monkeypatch.setattr(watch, "ASK_S", 0.1)
+    monkeypatch.setattr(watch, "LAST_WORDS_S", 0.2)
     world.on["set-up", 1] = lambda: threading.Timer(0.5, world.sky.node.process.kill).start()
     outcome = world.rent(NEVER, setup="exec sleep 600")
     assert outcome.status == "partial"
@@ -519,9 +524,11 @@ def test_another_card_than_the_one_that_was_rented_for_is_not_measured(world: Wo
     world.assert_nothing_is_left()
 
 
-def test_what_the_worker_refuses_is_a_wrong_request(world: World) -> None:
-    with pytest.raises(RequestError, match="never"):
-        world.rent(NEVER)
+def test_what_the_worker_refuses_is_told_in_its_words(world: World) -> None:
+    outcome = world.rent(NEVER)
+    assert outcome.status == "failed"
+    assert outcome.reason.startswith("the worker refuses the job: ")
+    assert "never" in outcome.reason
     world.assert_nothing_is_left()
 
 
@@ -622,6 +629,8 @@ def test_ctrl_c_while_the_cluster_is_ended_does_not_keep_it(world: World) -> Non
 
 # --- The end of a cluster ---
 
+NAME = f"crossover-{names.user()}-00000000-0001"
+
 
 def test_an_end_that_can_not_be_confirmed_is_told_with_what_to_type_and_kept_on_file(world: World) -> None:
     world.sky.never_down = True
@@ -651,6 +660,23 @@ def test_skypilot_that_answers_no_question_is_no_confirmation(world: World, monk
     assert "SkyPilot did not answer within 90 s" in ended.line
 
 
+@pytest.mark.xfail(strict=True, reason="teardown.end asks once about launches under way, and goes on without an answer")
+def test_an_end_is_not_confirmed_while_it_is_not_known_whether_a_launch_goes_on(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def requests(sky: FakeSky, cluster: str) -> list[str]:
+        asked.append(cluster)
+        if len(asked) == 1:
+            raise Unreachable("SkyPilot did not answer within 90 s")
+        return ["request-1"] if not sky.cancelled else []
+
+    monkeypatch.setattr(FakeSky, "requests", requests)
+    ended = teardown.end(world.sky, ledger.Entry(NAME, "", 0.0), None)
+    assert world.sky.cancelled == ["request-1"] or not ended.confirmed
+
+
 def test_what_was_asked_and_answered_is_in_the_log(world: World) -> None:
     world.rent(NEVER, setup="exit 1")
     (attempt,) = world.attempts
@@ -661,7 +687,6 @@ def test_what_was_asked_and_answered_is_in_the_log(world: World) -> None:
 # --- What a kill left behind ---
 
 
-NAME = f"crossover-{names.user()}-00000000-0001"
 LINES = [json.dumps({"event": "measurement", "n": n}) + "\n" for n in range(5)]
 
 

@@ -2,8 +2,12 @@
 
 import importlib.metadata
 import inspect
+import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
@@ -119,12 +123,24 @@ def sky(sdk, tmp_path):
 
 
 def test_a_question_without_an_answer_ends_in_time(sky):
-    import time
-
     began = time.monotonic()
     with pytest.raises(skypilot.Unreachable, match="did not answer"):
         sky._ask(lambda: time.sleep(60), 0.3)
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(("to_the_end", "answers"), [(False, []), (True, ["rented"])])
+def test_ctrl_c_is_answered_at_once_but_not_before_it_is_known_what_was_rented(sky, to_the_end, answers):
+    found = []
+
+    def rent():
+        time.sleep(1.0)
+        found.append("rented")
+
+    threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGINT]).start()
+    with pytest.raises(KeyboardInterrupt):
+        sky._ask(rent, 10, to_the_end=to_the_end)
+    assert found == answers
 
 
 def test_what_skypilot_prints_and_raises_stays_off_the_terminal(sky, tmp_path, capsys):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from runner.errors import JobError, RequestError
 from runner.launch import bring, ledger, task, teardown
+from runner.launch.charge import charge
 from runner.launch.ledger import Entry
-from runner.launch.rent import charge
 from runner.launch.skypilot import Sky
 from runner.rental import load
 
@@ -21,7 +21,7 @@ def end(sky: Sky, entry: Entry) -> teardown.Ended:
         _bring_home(sky, entry, folder)
     ended = teardown.end(sky, entry, folder)
     if folder is not None:
-        _note(entry, folder, ended)
+        _note(sky, entry, folder, ended)
         _record(folder)
     if held is not None:
         held.close() if ended.confirmed else held.release()
@@ -44,7 +44,7 @@ def _bring_home(sky: Sky, entry: Entry, folder: Path) -> None:
             home.close()
 
 
-def _note(entry: Entry, folder: Path, ended: teardown.Ended) -> None:
+def _note(sky: Sky, entry: Entry, folder: Path, ended: teardown.Ended) -> None:
     """Write into the run's record how its cluster ended."""
     with contextlib.suppress(OSError, RequestError):
         record = load(folder)
@@ -52,6 +52,8 @@ def _note(entry: Entry, folder: Path, ended: teardown.Ended) -> None:
             if attempt.cluster == entry.cluster and attempt.down_at is None:
                 attempt.outcome = attempt.outcome or "left behind"
                 attempt.down_at, attempt.confirmed_down = time.time(), ended.confirmed
+                with contextlib.suppress(JobError):
+                    attempt.sky_cost_usd = sky.cost_usd(entry.cluster)
                 charge(attempt)
         if record:
             record.save(folder)

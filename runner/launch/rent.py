@@ -5,47 +5,29 @@ are replaced as often as asked for; the next one measures what is missing.
 """
 
 import contextlib
-import signal
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from runner import cost, journal, rental
+from runner import journal, rental
 from runner.config import Billing, LaunchConfig
-from runner.errors import EXIT_INTERRUPTED, EXIT_REQUEST, JobError
+from runner.errors import JobError
 from runner.job import Job
 from runner.launch import bring, ledger, names, task, teardown
+from runner.launch.charge import bill, charge, price
+from runner.launch.following import LOST, Following
 from runner.launch.local import Outcome
 from runner.launch.offers import Offer
+from runner.launch.safety import harmless, unstoppable
 from runner.launch.skypilot import Launched, NoCapacity, Sky, Unreachable
 from runner.rental import Attempt, Rental
 from runner.sinks import Sink
-from runner.units import duration
-
-T = TypeVar("T")
 
 POLL_S = 1.0
 """How often SkyPilot is asked while it provisions or sets up."""
-ASK_S = 30.0
-"""How often SkyPilot is asked what became of the job; the node itself says so at once."""
-LAST_WORDS_S = 15.0
-OVER = ("SUCCEEDED", "FAILED", "FAILED_SETUP", "FAILED_DRIVER", "CANCELLED")
-GRACE_S = 15.0
-"""How long an interrupted worker may take to write its last words."""
-MARGIN_S = 180.0
-"""How long after its time limit a node that says nothing is given up."""
-RECONNECT_S = (0.5, 1.0, 2.0, 5.0, 10.0)
-TIME_LIMIT = 124
-"""The exit code of timeout(1)."""
-LOST = "lost"
-SETUP_FAILED = 100
-"""What sky/worker.yaml writes as exit code when set-up failed."""
-LOG = "node.log"
-"""What set-up and worker printed on the node, in the run's folder."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +53,11 @@ class Settings:
 
 @dataclass
 class Cluster:
-    """A cluster of this run while it lives: its ledger entry, its record, its price."""
+    """A cluster of this run while it lives: its ledger entry, its record, and who follows its worker."""
 
     held: ledger.Held
     attempt: Attempt
-    job_id: int | None = None
-    node: bring.Node | None = None
-    watch: "JobWatch | None" = None
-    log_size: int = 0
+    following: Following | None = None
 
 
 class Renting:
@@ -97,7 +76,7 @@ class Renting:
     ) -> None:
         """Get ready; nothing is rented. `chosen` is told when it is known on which GPU and offer the run is."""
         self._sky, self.folder, self._choices, self._settings = sky, folder, list(choices), settings
-        self._chosen, self._warn, self._alarm = chosen, _harmless(warn), _harmless(alarm)
+        self._chosen, self._warn, self._alarm = chosen, harmless(warn), harmless(alarm)
         self.record = rental.load(folder) or Rental(uuid.uuid4().hex, names.user())  # a continued run has been here before
         self._before = len(self.record.attempts)
         self._home = bring.Journal(folder)
@@ -105,7 +84,6 @@ class Renting:
         self._sinks: Sequence[Sink] = []
         self._cluster: Cluster | None = None
         self._stage = ledger.folder() / "staged" / folder.name
-        self._reached = False
 
     def run(self, sinks: Sequence[Sink]) -> Outcome:
         """Rent, measure, bring home, end; return how the run went. Raises RequestError when SkyPilot or the worker refuses."""
@@ -176,7 +154,8 @@ class Renting:
         except KeyboardInterrupt:
             outcome = Outcome("interrupted", "")
             with contextlib.suppress(KeyboardInterrupt):  # a second one is in a hurry
-                self._stop_worker(cluster)
+                if cluster.following:
+                    cluster.following.stop_worker()
             raise
         except JobError as error:
             outcome = Outcome("failed", str(error))
@@ -221,8 +200,8 @@ class Renting:
         billing = self._settings.billing.get(launched.cloud)
         if billing:
             attempt.increment_s, attempt.minimum_s = billing.increment_s, billing.minimum_s
-        attempt.usd_per_hour = _price(choice.offers, launched)
-        entry.job_id = cluster.job_id = launched.job_id
+        attempt.usd_per_hour = price(choice.offers, launched)
+        entry.job_id = launched.job_id
         entry.usd_per_hour = attempt.usd_per_hour
         cluster.held.save()
         self._save()
@@ -235,144 +214,40 @@ class Renting:
 
     def _follow(self, cluster: Cluster) -> Outcome:
         """Take the journal home until the worker has ended; return how it went, `lost` when the node is gone."""
-        self._phase("set-up", cluster.attempt.accelerator)
-        name = cluster.held.entry.cluster
-        cluster.watch = JobWatch(self._sky, name, cluster.job_id)
-        failures, deadline = 0, time.monotonic() + self._settings.limit_s + MARGIN_S
-        while True:
-            try:
-                if cluster.node is None:
-                    cluster.node = bring.Node(self._sky.ssh_options(name), name)
-                return self._outcome(self._stream(cluster))
-            except _Ended as ended:
-                return ended.outcome
-            except (ConnectionError, JobError) as error:
-                failures = 1 if self._reached else failures + 1
-                self._reached = False
-                if time.monotonic() > deadline:
-                    return Outcome(LOST, f"the node could not be reached until its time limit had passed ({error})")
-                self._phase("reconnecting", str(error))
-                if failures > 1 and (lost := self._without_connection(cluster)):
-                    return lost
-                time.sleep(RECONNECT_S[min(failures, len(RECONNECT_S)) - 1])
+        entry = cluster.held.entry
+        cluster.following = Following(
+            self._sky, entry.cluster, entry.job_id, self._home, self.folder, self._settings.limit_s,
+            came=lambda event: self._came(cluster, event), enough=lambda: self._over_budget(cluster),
+            phase=lambda phase: self._phase(phase, cluster.attempt.accelerator),
+            progress=lambda progress: self._tell(progress | {"spent_usd": self._spent(cluster)}),
+        )  # fmt: skip
+        return cluster.following.run()
 
-    def _stream(self, cluster: Cluster) -> int:
-        """Take lines from one connection until the worker's exit code comes. Raises ConnectionError when it breaks."""
-        assert cluster.node is not None
-        stream = bring.Stream(cluster.node, self._home.size, cluster.log_size)
-        try:
-            while True:
-                line = stream.next(0.25)
-                self._watch_the_bill(cluster)
-                if line is not None:
-                    self._reached = True
-                    code = self._take(cluster, line)
-                    if code is not None:
-                        return code
-                elif cluster.watch is not None and cluster.watch.over():
-                    said = cluster.watch.state
-                    raise _Ended(Outcome(LOST, f"the job on the instance was ended from outside (SkyPilot says {said})"))
-        except ConnectionError:
-            raise
-        except OSError as error:
-            raise _Ended(Outcome("partial", f"can't write the journal here: {error.strerror}")) from error
-        finally:
-            stream.close()
+    def _came(self, cluster: Cluster, event: str) -> None:
+        if event == "job_started" and cluster.attempt.running_at is None:
+            cluster.attempt.running_at = time.time()
+            self._save()
+        self._deliver()
 
-    def _take(self, cluster: Cluster, line: bytes) -> int | None:
-        """Take one line of the stream; return the worker's exit code when that is what it says."""
-        found = bring.message(line)
-        if "event" in found:
-            self._home.append(line)
-            if found["event"] == "job_started" and cluster.attempt.running_at is None:
-                cluster.attempt.running_at = time.time()
-                self._save()
-            self._deliver()
-        elif "progress" in found:
-            self._tell(found["progress"] | {"spent_usd": self._spent(cluster)})
-        elif "ready" in found:
-            self._phase("starting", cluster.attempt.accelerator)
-        elif "log" in found:
-            cluster.log_size = int(found["to"])
-            with contextlib.suppress(OSError), open(self.folder / LOG, "a") as log:
-                log.write(found["log"] + "\n")
-        elif "truncated" in found:
-            raise _Ended(Outcome(LOST, "the journal on the node is shorter than the one here"))
-        elif "exit" in found:
-            return 1 if found["exit"] is None else int(found["exit"])
-        return None
-
-    def _without_connection(self, cluster: Cluster) -> Outcome | None:
-        """Ask SkyPilot about a node that can't be reached; return how the run ended, None when it may go on."""
-        try:
-            state = self._sky.cluster_state(cluster.held.entry.cluster, refresh=True)
-        except JobError:
-            return None  # whatever keeps us from the node may keep us from SkyPilot too
-        if state != "UP":
-            return Outcome(LOST, "the instance was lost" + (f" (SkyPilot says {state})" if state else ""))
-        if cluster.watch is not None and cluster.watch.over():
-            return Outcome(LOST, f"the instance can't be reached and its job is over (SkyPilot says {cluster.watch.state})")
-        cluster.node = None  # the way to it may have changed
-        return None
-
-    def _watch_the_bill(self, cluster: Cluster) -> None:
-        """Raise _Ended as soon as the bill would pass `launch.max_usd`."""
+    def _over_budget(self, cluster: Cluster) -> str:
+        """Say that the bill has passed `launch.max_usd`, when it has."""
         most, spent = self._settings.launch.max_usd, self._spent(cluster)
-        if most is not None and spent is not None and spent > most:
-            self._stop_worker(cluster)
-            raise _Ended(
-                Outcome("partial", f"the bill reached launch.max_usd={most:g}; raise it and continue with run_dir={self.folder}")
-            )
+        return "" if most is None or spent is None or spent <= most else f"the bill reached launch.max_usd={most:g}; raise it"
 
     def _spent(self, cluster: Cluster) -> float | None:
         """What this run has cost by now, all clusters together."""
-        running = _bill(cluster.attempt, time.time())
+        running = bill(cluster.attempt, time.time())
         before = [one.cost_usd for one in self.record.attempts[self._before :] if one.cost_usd is not None]
         return None if running is None else running + sum(before)
-
-    def _outcome(self, code: int) -> Outcome:
-        """Say how the run went by the worker's exit code and its journal."""
-        more = f"continue with run_dir={self.folder}"
-        if code == SETUP_FAILED:
-            return Outcome("failed", f"set-up on the node failed: {self._last_words()}; see {self.folder / LOG}")
-        if code == TIME_LIMIT:
-            limit = f"the time limit of {duration(self._settings.limit_s)} was reached"
-            return Outcome("partial", f"{limit}; raise launch.max_minutes and {more}")
-        if code == EXIT_REQUEST:
-            return Outcome("failed", f"the worker refuses the job: {self._last_words().removeprefix('error: ')}")
-        events = journal.read(self.folder)
-        if not events:
-            return Outcome("failed", f"the worker ended before its first word (exit code {code}): {self._last_words()}")
-        status, reason = journal.final_status(events)
-        if code > 128 and code != EXIT_INTERRUPTED and status != "complete":
-            return Outcome("partial", f"the worker was killed by {_signal(code - 128)}; what it measured is kept, {more}")
-        return Outcome(status, reason)
-
-    def _stop_worker(self, cluster: Cluster) -> None:
-        """Let the worker write its last words, and bring them home."""
-        if cluster.node is None or cluster.attempt.running_at is None:
-            return
-        self._phase("stopping the worker", cluster.attempt.accelerator)
-        with contextlib.suppress(ConnectionError, JobError, OSError):
-            stream = bring.Stream(cluster.node, self._home.size, cluster.log_size)
-            try:
-                stream.stop()
-                until = time.monotonic() + GRACE_S
-                while time.monotonic() < until:
-                    line = stream.next(0.25)
-                    if line and self._take(cluster, line) is not None:
-                        break
-            finally:
-                stream.close()
 
     def _end(self, cluster: Cluster) -> None:
         """End the cluster, whatever happens meanwhile; note what it cost."""
         attempt = cluster.attempt
         attempt.ended_at = time.time()
-        with _unstoppable(lambda: self._warn(f"still ending {attempt.cluster}: this can't be skipped, it costs money")):
+        with unstoppable(lambda: self._warn(f"still ending {attempt.cluster}: this can't be skipped, it costs money")):
             self._phase("tearing down", attempt.cluster)
-            if cluster.watch is not None:
-                cluster.watch.stop()
+            if cluster.following:
+                cluster.following.close()
             ended = teardown.end(self._sky, cluster.held.entry, self.folder, self._warn)
             attempt.down_at, attempt.confirmed_down = time.time(), ended.confirmed
             with contextlib.suppress(JobError):
@@ -392,130 +267,24 @@ class Renting:
             if found := text():
                 (self.folder / name).write_text(found)
 
-    def _last_words(self) -> str:
-        """Return the last line of what the node printed."""
-        path = self.folder / LOG
-        lines = path.read_text(errors="replace").strip().splitlines() if path.is_file() else []
-        return lines[-1] if lines else "it left no message"
-
     def _phase(self, phase: str, detail: str) -> None:
         spent = self._spent(self._cluster) if self._cluster else None
         self._tell({"phase": phase, "detail": detail, "spent_usd": spent})
 
     def _tell(self, progress: dict[str, Any]) -> None:
         for sink in self._sinks:
-            _harmless(sink.progress)(progress)
+            harmless(sink.progress)(progress)
 
     def _deliver(self) -> None:
         for event in self._follower.new():
             for sink in self._sinks:
-                _harmless(sink.event)(event)
+                harmless(sink.event)(event)
 
     def _save(self) -> None:
         with contextlib.suppress(OSError):  # a full disk; the ledger is elsewhere
             self.record.save(self.folder)
 
 
-class JobWatch:
-    """Asks SkyPilot now and then what became of its job, beside the run: a journal would have to wait for the answer."""
-
-    def __init__(self, sky: Sky, cluster: str, job_id: int | None) -> None:
-        """Begin to ask."""
-        self._sky, self._cluster, self._job_id = sky, cluster, job_id
-        self.state: str | None = None
-        self._since: float | None = None
-        self._stop = threading.Event()
-        if job_id is not None:
-            threading.Thread(target=self._ask, daemon=True, name="job watch").start()
-
-    def over(self) -> bool:
-        """Whether the job has been over for so long that its last words would be here."""
-        return self._since is not None and time.monotonic() - self._since > LAST_WORDS_S
-
-    def stop(self) -> None:
-        """Ask no more."""
-        self._stop.set()
-
-    def _ask(self) -> None:
-        assert self._job_id is not None
-        while not self._stop.wait(ASK_S):
-            with contextlib.suppress(JobError):
-                self.state = self._sky.job_state(self._cluster, self._job_id)
-                if self.state in OVER and self._since is None:
-                    self._since = time.monotonic()
-
-
-def charge(attempt: Attempt) -> None:
-    """Note what an attempt that has ended was billed."""
-    if attempt.requested_at is None or attempt.down_at is None:
-        return
-    if (
-        attempt.up_at is None
-    ):  # it may have come up and failed before SkyPilot called it up; then SkyPilot's figure is all there is
-        attempt.cost_usd = attempt.sky_cost_usd or None
-        return
-    attempt.billed_s = cost.billed_s(attempt.down_at - attempt.requested_at, _rule(attempt))
-    attempt.cost_usd = _bill(attempt, attempt.down_at)
-
-
-def _bill(attempt: Attempt, until: float) -> float | None:
-    if attempt.usd_per_hour is None or attempt.requested_at is None or attempt.up_at is None:
-        return None
-    return cost.bill_usd(attempt.usd_per_hour, until - attempt.requested_at, _rule(attempt))
-
-
-def _rule(attempt: Attempt) -> Billing:
-    return Billing(attempt.increment_s, attempt.minimum_s, "", "")
-
-
-class _Ended(JobError):
-    """The run is over before the worker said so."""
-
-    def __init__(self, outcome: Outcome) -> None:
-        super().__init__(outcome.reason)
-        self.outcome = outcome
-
-
-def _harmless(tell: Callable[[T], None]) -> Callable[[T], None]:
-    """Return `tell` without the errors of a terminal that was closed or a pipe that nobody reads: the run goes on without it."""
-
-    def told(what: T) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            tell(what)
-
-    return told
-
-
-@contextlib.contextmanager
-def _unstoppable(say: Callable[[], None]) -> Iterator[None]:
-    """Answer Ctrl-C and SIGTERM with a word while the cluster is being ended."""
-    before = {number: signal.signal(number, lambda *_: say()) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _described(offer: Offer) -> str:
     where = f" in {offer.region}" if offer.region else ""
     return f"{offer.cloud} {offer.accelerator}{where}, ${offer.usd_per_hour:.2f}/h{' spot' if offer.spot else ''}"
-
-
-def _price(offers: Sequence[Offer], launched: Launched) -> float | None:
-    """Return the hourly price of what was launched: the offer's, else what SkyPilot's client makes of it.
-
-    The client of a shared server doesn't know the prices that the server was given for its own hardware, and says 0.
-    """
-    there = [one for one in offers if (one.cloud, one.spot) == (launched.cloud, launched.spot)]
-    exact = [one for one in there if one.region == launched.region and one.instance_type in (None, launched.instance_type)]
-    if exact or not launched.usd_per_hour:
-        return next((one.usd_per_hour for one in exact or there), launched.usd_per_hour)
-    return launched.usd_per_hour
-
-
-def _signal(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

@@ -138,3 +138,16 @@ def reliability():
     yield found
     if path := os.environ.get("CROSSOVER_RELIABILITY"):
         found.write(ROOT / path)
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory):
+    """Return a cloud on this machine: SkyPilot on a real Slurm cluster. `lab.reset()` brings it back to how it started."""
+    from tests.system.lab import LabMissing, running_lab
+
+    with contextlib.ExitStack() as stack:
+        try:
+            started = stack.enter_context(running_lab(tmp_path_factory.mktemp("lab")))
+        except LabMissing as reason:
+            missing(str(reason))
+        yield started

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -19,7 +18,7 @@ from packaging.requirements import Requirement
 from tests.system.conftest import ROOT, free_port
 from tests.system.lab.machine import Machine
 from tests.system.lab.needs import LabMissing, last_line
-from tests.system.lab.slurm import GPUS, Slurm, with_root_home
+from tests.system.lab.slurm import GPUS, TOOLS, Slurm
 
 SERVER_START_S, TIDY_S = 120.0, 180.0
 # What SkyPilot needs beside itself for Slurm (its extra `slurm`) and on a node (its extra `remote`).
@@ -42,11 +41,6 @@ Host lab
   IdentitiesOnly yes
   StrictHostKeyChecking no
   UserKnownHostsFile /dev/null
-"""
-# ssh asks the system for its user's home and not the variable HOME, so it would not see what SkyPilot writes there.
-SSH_COMMAND = """\
-#!/bin/sh
-exec unshare --mount sh -c 'mount --bind "$0" /etc/passwd && exec {ssh} "$@"' {accounts} "$@"
 """
 # A job of the lab starts at once or not at all.
 PROVISION_TIMEOUT_S = 10
@@ -71,11 +65,6 @@ class SkyPilot:
     def address(self) -> str:
         """The address of the API server."""
         return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def user_hash(self) -> str:
-        """The id SkyPilot knows this HOME's user by."""
-        return (self.home / ".sky" / "user_hash").read_text()
 
     def environment(self) -> dict[str, str]:
         """Return the environment in which `sky` is this SkyPilot."""
@@ -106,10 +95,9 @@ class SkyPilot:
         catalog = "AcceleratorName,Clouds\n" + "".join(f"{gpu.accelerator},Slurm\n" for gpu in GPUS)
         (self.home / ".sky" / "catalogs" / "v8" / "common" / "accelerators.csv").write_text(catalog)
         (self.home / ".slurm" / "config").write_text(SSH.format(port=self.slurm.ssh_port, key=self.slurm.key))
-        accounts, ssh = self.folder / "passwd", self.folder / "bin" / "ssh"
-        accounts.write_text(with_root_home(self.home))
-        ssh.write_text(SSH_COMMAND.format(accounts=shlex.quote(str(accounts)), ssh=shutil.which("ssh")))
-        ssh.chmod(0o755)
+        shutil.copy(TOOLS / "ssh", self.folder / "bin" / "ssh")
+        # As the administrator of a shared server would have it: no credentials of this HOME reach our clusters.
+        (self.home / ".sky" / "plugins.yaml").write_text("plugins:\n  - class: runner.launch.guard.NoCredentials\n")
 
     def start(self) -> None:
         """Start the API server; `wait` waits for it."""
@@ -130,7 +118,7 @@ class SkyPilot:
     def wait(self) -> None:
         """Return when the API server answers."""
         until = time.monotonic() + SERVER_START_S
-        while not self._answers():
+        while not self.answers():
             assert self.server.pid is not None, f"SkyPilot's API server ended:\n{self.server.log()}"
             assert time.monotonic() < until, f"SkyPilot's API server did not answer in {SERVER_START_S:g} s:\n{self.server.log()}"
             time.sleep(0.2)
@@ -141,19 +129,15 @@ class SkyPilot:
 
     def clusters(self) -> list[str]:
         """Return the names of all clusters."""
-        path = self.home / ".sky" / "state.db"
-        if not path.exists():
-            return []
-        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
-            return sorted(name for (name,) in connection.execute("SELECT name FROM clusters"))
+        return self._known("name", "clusters")
 
     def requests(self) -> list[str]:
-        """Return what the API server is doing for its user, as in `sky.launch`."""
+        """Return what the API server is doing for anybody, as in `sky.launch`."""
         with urllib.request.urlopen(f"{self.address}/api/status", timeout=30) as answer:
-            return [one["name"] for one in json.load(answer) if one["user_id"] == self.user_hash]
+            return [one["name"] for one in json.load(answer) if one["user_id"] != "skypilot-system"]
 
     def cancel_requests(self) -> None:
-        """Cancel whatever the API server is doing for its user."""
+        """Cancel whatever the API server is doing for anybody."""
         if self.requests():
             self._tidy("requests")
 
@@ -163,21 +147,31 @@ class SkyPilot:
             self._tidy("clusters", *names)
 
     def forget(self) -> None:
-        """Remove the one thing that SkyPilot leaves outside of its folder."""
-        with contextlib.suppress(FileNotFoundError):  # it did not get that far
-            shutil.rmtree(f"/tmp/sky_ssh_{self.user_hash}", ignore_errors=True)
+        """Remove what SkyPilot leaves outside of its folder."""
+        for user in self._known("id", "users"):
+            shutil.rmtree(f"/tmp/sky_ssh_{user}", ignore_errors=True)
+        Path("/tmp/skypilot_graceful_shutdown.lock").unlink(missing_ok=True)
 
-    def _tidy(self, *arguments: str) -> None:
-        command = [sys.executable, "-m", "tests.system.lab.tidy", *arguments]  # not here, where `sky` would be anyone's
-        done = subprocess.run(command, env=self.environment(), capture_output=True, text=True, timeout=TIDY_S)
-        assert done.returncode == 0, f"{' '.join(arguments)}: {done.stdout}{done.stderr}"
-
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """Whether the API server answers."""
         try:
             with urllib.request.urlopen(f"{self.address}/api/health", timeout=5) as answer:
                 return bool(answer.status == 200)
         except OSError:
             return False
+
+    def _known(self, column: str, table: str) -> list[str]:
+        """Return a column of SkyPilot's state; empty where it has none yet."""
+        path = self.home / ".sky" / "state.db"
+        if not path.exists():
+            return []
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)) as connection:
+            return sorted(value for (value,) in connection.execute(f"SELECT {column} FROM {table}"))
+
+    def _tidy(self, *arguments: str) -> None:
+        command = [sys.executable, "-m", "tests.system.lab.tidy", *arguments]  # not here, where `sky` would be anyone's
+        done = subprocess.run(command, env=self.environment(), capture_output=True, text=True, timeout=TIDY_S)
+        assert done.returncode == 0, f"{' '.join(arguments)}: {done.stdout}{done.stderr}"
 
 
 def _is_installed(requirement: Requirement) -> bool:

@@ -249,7 +249,7 @@ class Slurm:
 
     def _write_etc(self) -> None:
         """Write root's account, with a home in the lab and open to keys, and the names of the machines."""
-        (self.folder / "etc" / "passwd").write_text(with_root_home(self.root_home))
+        (self.folder / "etc" / "passwd").write_text(_with_root_home(self.root_home))
         _write_private(self.folder / "etc" / "shadow", b"root:*:19000:0:99999:7:::\n")
         names = ["localhost", *self.machines, socket.gethostname()]
         (self.folder / "etc" / "hosts").write_text("".join(f"127.0.0.1 {name}\n" for name in dict.fromkeys(names)))
@@ -274,7 +274,7 @@ class Slurm:
             time.sleep(0.1)
 
 
-def with_root_home(home: Path) -> str:
+def _with_root_home(home: Path) -> str:
     """Return an /etc/passwd like this machine's in which `home` is the home of root."""
     others = [line for line in Path("/etc/passwd").read_text().splitlines() if not line.startswith("root:")]
     return "\n".join([f"root:x:0:0:root:{home}:/bin/bash", *others, ""])

@@ -11,7 +11,7 @@ from sky.client import sdk
 def main() -> None:
     """Cancel the requests, or end the clusters whose names follow."""
     if sys.argv[1:] == ["requests"]:
-        sky.get(sdk.api_cancel(silent=True))
+        sky.get(sdk.api_cancel(all_users=True, silent=True))
         return
     for request in [sky.down(name, purge=True) for name in sys.argv[2:]]:
         with contextlib.suppress(exceptions.ClusterDoesNotExist):
