@@ -52,7 +52,8 @@ def python(lab, code, *arguments):
 
 def submit(lab, node, script):
     """Hand a job to Slurm and return its id."""
-    return lab.slurm.call("sbatch", "--parsable", "--output=/dev/null", f"--partition={node}", f"--wrap={script}").strip()
+    options = ["--parsable", "--no-requeue", "--output=/dev/null", f"--partition={node}"]
+    return lab.slurm.call("sbatch", *options, f"--wrap={script}").strip()
 
 
 def state_of(lab, job):
@@ -99,12 +100,12 @@ def test_a_drained_node_lets_jobs_wait(clean):
 
 def test_a_preempted_job_is_gone_and_what_it_left_behind_is_seen_until_a_reset(clean):
     lab = clean
-    job = submit(lab, "n4090", "setsid sleep 4321 & sleep 300")
+    job = submit(lab, "n4090", "(setsid sleep 4321 &); sleep 300")
     wait_for(lambda: "sleep 4321" in lab.slurm.work_on("n4090").values(), "the job runs")
     assert lab.stray_processes() == []
     lab.cancel_jobs()
     until_state(lab, job, "CANCELLED")
-    wait_for(lambda: lab.stray_processes() == ["sleep 4321"], "the process that left the job's session is a stray")
+    wait_for(lambda: lab.stray_processes() == ["sleep 4321"], "what escaped from the job is a stray")
     lab.reset()
     assert lab.stray_processes() == []
 
@@ -124,6 +125,7 @@ def test_a_lost_node_takes_its_job_along_and_can_come_back(clean):
 def test_a_cut_connection_ends_sessions_and_lets_jobs_run(clean):
     lab = clean
     job = submit(lab, "n4090", "sleep 300")
+    until_state(lab, job, "RUNNING")
     command = ["ssh", "-F", str(lab.home / ".slurm" / "config"), "lab", "echo here; sleep 300"]
     with subprocess.Popen(command, env=lab.environment(), stdout=subprocess.PIPE, text=True) as session:
         assert session.stdout.readline() == "here\n"

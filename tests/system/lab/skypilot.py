@@ -110,7 +110,7 @@ class SkyPilot:
         """Install those of EXTRAS that this checkout's environment doesn't have. Raises LabMissing where that can't be."""
         if not (missing := [extra for extra in EXTRAS if not _is_installed(Requirement(extra))]):
             return
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "--disable-pip-version-check"]
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "--no-build-isolation"]
         done = subprocess.run([*command, "--target", str(self.slurm.site), *missing], capture_output=True, text=True)
         if done.returncode:
             raise LabMissing(f"the Slurm lab can't install {', '.join(missing)}: {last_line(done.stderr)}")
