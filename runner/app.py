@@ -106,7 +106,8 @@ def _measure_there(made: Plan, offered: "Offered", sky: "Sky") -> int:
     except BaseException:
         display.close()
         raise
-    return _conclude(made.folder, outcome, display, recorder, offering.bill(renting.record))
+    code = _conclude(made.folder, outcome, display, recorder, offering.bill(renting.record))
+    return code if all(one.confirmed_down for one in renting.record.attempts) else max(code, EXIT_FAILED)
 
 
 def _end_what_was_left() -> None:
@@ -117,13 +118,18 @@ def _end_what_was_left() -> None:
         return
     from runner.launch import left, server
 
-    with server.connected() as sky:
-        for entry in ledger.left_behind():
-            print(f"ending {entry.cluster}, which a run that was killed left behind", file=sys.stderr, flush=True)
+    try:
+        with server.connected() as sky:
             if sky is None:
                 raise RequestError("SkyPilot was never used from this HOME; set HOME to the one that rented it")
-            ended = left.end(sky, entry)
-            print(ended.line if ended.confirmed else f"ALARM: {ended.line}", file=sys.stderr, flush=True)
+            for entry in ledger.left_behind():
+                print(f"ending {entry.cluster}, which a run that was killed left behind", file=sys.stderr, flush=True)
+                ended = left.end(sky, entry)
+                print(ended.line if ended.confirmed else f"ALARM: {ended.line}", file=sys.stderr, flush=True)
+    except RequestError as error:  # this run has nothing to do with it
+        print(
+            f"ALARM: what a killed run left behind still runs: {error}; python -m runner.launch down", file=sys.stderr, flush=True
+        )
 
 
 def _measure(made: Plan) -> int:

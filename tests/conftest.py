@@ -1,4 +1,4 @@
-"""Every test has a HOME of its own: SkyPilot writes into it when it is imported, and clouds of whoever runs this are none of ours."""
+"""Every test has a HOME of its own: SkyPilot writes into it when it is imported, and clouds of a developer are none of ours."""
 
 import atexit
 import os

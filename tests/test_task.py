@@ -17,7 +17,7 @@ SPOT = Offer("vast", "4090", "RTX4090", 0.2, spot=True)
 
 
 def rendered(*offers, **more):
-    settings = {"disk_gb": 40, "idle_minutes": 3, "limit_s": 900.0, "python": None, "setup": None} | more
+    settings = {"disk_gb": 40, "idle_minutes": 3, "limit_s": 900.0, "setup_limit_s": 600.0, "python": None, "setup": None} | more
     return task.render(offers, {"runpod": "docker:some/image"}, ROOT, **settings)
 
 
@@ -71,9 +71,13 @@ def test_the_code_the_job_and_what_is_measured_travel_and_nothing_else(tmp_path)
     assert done.stdout.strip() == job.hash, done.stderr
 
 
-def test_a_file_to_include_that_is_not_there_is_one_line(tmp_path):
+def test_a_file_to_include_that_is_not_there_is_one_line():
     with pytest.raises(RequestError, match=r"launch.include: .*nowhere is not there"):
-        task.stage(planted_job(["fp32"], module="workloads.matmul"), ["/nowhere"], tmp_path, tmp_path / "stage")
+        task.check_include(["/nowhere"])
+
+
+def test_a_cloud_that_refuses_autostop_is_not_asked_for_it():
+    assert "autostop" not in rendered(RUNPOD, idle_minutes=None)["resources"]
 
 
 def test_the_scripts_of_the_node_are_shell():

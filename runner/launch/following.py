@@ -47,26 +47,28 @@ class Following:
         home: bring.Journal,
         folder: Path,
         limit_s: float,
+        setup_limit_s: float,
         *,
         came: Callable[[str], None],
         enough: Callable[[], str],
         phase: Callable[[str], None],
         progress: Callable[[dict[str, Any]], None],
     ) -> None:
-        """Get ready; `limit_s` is the worker's time limit on the node."""
+        """Get ready; `limit_s` is the worker's time limit on the node, `setup_limit_s` how long it may take to start."""
         self._sky, self._cluster, self._home, self._folder, self._limit_s = sky, cluster, home, folder, limit_s
         self._came, self._enough, self._phase, self._progress = came, enough, phase, progress
         self._watch = JobWatch(sky, cluster, job_id)
         self._node: bring.Node | None = None
         self._log_size = 0
         self._started = False
+        self._deadline = time.monotonic() + setup_limit_s
         self._heard = False
         self._unwell_since: float | None = None
 
     def run(self) -> Outcome:
         """Take the journal home until the worker has ended; return how it went, `lost` when the node is gone."""
         self._phase("set-up")
-        failures, deadline = 0, time.monotonic() + self._limit_s + MARGIN_S
+        failures = 0
         while True:
             try:
                 if self._node is None:
@@ -77,7 +79,7 @@ class Following:
             except (ConnectionError, JobError) as error:
                 failures = 1 if self._heard else failures + 1
                 self._heard = False
-                if time.monotonic() > deadline:
+                if time.monotonic() > self._deadline:
                     return Outcome(LOST, f"the node could not be reached until its time limit had passed ({error})")
                 self._phase("reconnecting")
                 if failures > 1 and (lost := self._without_connection()):
@@ -118,6 +120,8 @@ class Following:
                         return code
                 elif self._watch.over():
                     raise _Ended(LOST, f"the job on the instance was ended from outside (SkyPilot says {self._watch.state})")
+                if not self._started and time.monotonic() > self._deadline:
+                    raise _Ended("failed", "the worker did not start in time; raise launch.setup_minutes")
                 if reason := self._enough():
                     self.stop_worker()
                     raise _Ended("partial", f"{reason} and continue with run_dir={self._folder}")
@@ -133,7 +137,8 @@ class Following:
         found = bring.message(line)
         if "event" in found:
             self._home.append(line)
-            self._started = True
+            if not self._started:
+                self._started, self._deadline = True, time.monotonic() + self._limit_s + MARGIN_S
             self._came(str(found["event"]))
         elif "progress" in found:
             self._progress(found["progress"])

@@ -1,8 +1,8 @@
 """A plugin of SkyPilot's API server: no credential file of anybody's is copied to a cluster of this program.
 
-SkyPilot (0.14) copies the credential files of every cloud that it finds in the server's HOME to every node, and for most clouds
-(RunPod, Lambda, Prime Intellect, ...) no setting stops it. Its servers load plugins: this one is loaded by a local server that
-this program starts, and by a shared one whose administrator lists it in ~/.sky/plugins.yaml (docs/clouds.md):
+SkyPilot (0.14) copies the credential files of every cloud that it finds in the server's HOME to every node, and for RunPod,
+Lambda, Prime Intellect and others no setting stops it. Its servers load plugins: this one is loaded by a local server that this
+program starts, and by a shared one whose administrator lists it in ~/.sky/plugins.yaml (docs/clouds.md):
 
     plugins:
       - class: runner.launch.guard.NoCredentials

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from runner.errors import JobError, RequestError
-from runner.launch import bring, ledger, task, teardown
+from runner.launch import bring, ledger, skypilot, task, teardown
 from runner.launch.charge import charge
 from runner.launch.ledger import Entry
 from runner.launch.skypilot import Sky
@@ -15,6 +15,10 @@ from runner.rental import load
 
 def end(sky: Sky, entry: Entry) -> teardown.Ended:
     """Bring home and end the cluster of an entry; forget the entry when its end is confirmed."""
+    if entry.folder and entry.endpoint != skypilot.remote_endpoint():
+        where = entry.endpoint or "the local server"
+        how = f"sky api login -e {entry.endpoint}" if entry.endpoint else "sky api logout"
+        return teardown.Ended(entry.cluster, False, f"it was rented through {where}; {how}, and call this again")
     held = ledger.take(entry.cluster)
     folder = Path(entry.folder) if entry.folder and Path(entry.folder).is_dir() else None
     if held is not None and folder is not None:
@@ -49,7 +53,7 @@ def _note(sky: Sky, entry: Entry, folder: Path, ended: teardown.Ended) -> None:
     with contextlib.suppress(OSError, RequestError):
         record = load(folder)
         for attempt in record.attempts if record else []:
-            if attempt.cluster == entry.cluster and attempt.down_at is None:
+            if attempt.cluster == entry.cluster and not attempt.confirmed_down:
                 attempt.outcome = attempt.outcome or "left behind"
                 attempt.down_at, attempt.confirmed_down = time.time(), ended.confirmed
                 with contextlib.suppress(JobError):

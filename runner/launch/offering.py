@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -10,7 +11,7 @@ from runner import cost, gpus, plan
 from runner.config import CloudConfig
 from runner.errors import JobError, RequestError, nearest
 from runner.job import Job
-from runner.launch import choose, estimate, prices, skypilot, table
+from runner.launch import choose, estimate, prices, skypilot, table, task
 from runner.launch.choose import Candidate, Decision
 from runner.launch.offers import Offer
 from runner.launch.rent import Choice, Settings
@@ -47,7 +48,11 @@ class Offered:
 
     def choices(self) -> list[Choice]:
         """Return the GPUs, each with its job and its offers, in the order in which they are tried. Raises RequestError."""
-        return [Choice(gpu, self.jobs[gpu], offers) for gpu, offers in self.decide().by_gpu()]
+        found = []
+        for gpu, offers in self.decide().by_gpu():
+            for autodown, group in groupby(offers, lambda offer: self.clouds[offer.cloud].autodown):
+                found.append(Choice(gpu, self.jobs[gpu], list(group), autodown))
+        return found
 
     def settings(self) -> Settings:
         """Return what the rented run is given. Raises RequestError when nothing can be rented."""
@@ -69,7 +74,8 @@ class Offered:
             decision, refusal = None, str(error)
         rows = table.rows(self.candidates, self.clouds, decision)
         found = table.lines(rows, stream if stream.isatty() else None)
-        found += table.summary(self.candidates, self.clouds, self.made.config.launch, decision)
+        own = [one for one in self.candidates if one.offer.cloud == self.made.config.cloud.name]
+        found += table.summary(own or self.candidates, self.clouds, self.made.config.launch, decision)
         if decision and not self.clouds[decision.chosen.offer.cloud].ends_itself:
             found.append(
                 f"note       {decision.chosen.offer.cloud} instances can't end themselves without your key on them: should this "
@@ -81,9 +87,10 @@ class Offered:
 def make(made: Plan, overrides: Sequence[str], folders: Sequence[Path], sky: Sky | None, unasked: str = "") -> Offered:
     """Ask SkyPilot what the plan could be rented on, or look into the price snapshot; learn from earlier runs how long it takes.
 
-    Raises RequestError for an unknown fallback.
+    Raises RequestError for an unknown fallback, or a file to include that is not there.
     """
     config = made.config
+    task.check_include(config.launch.include)
     specs = _specs(made, folders)
     clouds = prices.clouds(folders, config.cloud)
     jobs = {config.gpu_choice: made.job}

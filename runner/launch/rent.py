@@ -27,16 +27,24 @@ from runner.rental import Attempt, Rental
 from runner.sinks import Sink
 
 POLL_S = 1.0
-"""How often SkyPilot is asked while it provisions or sets up."""
+"""How often SkyPilot is asked while it provisions."""
+SETUP_MARGIN_S = 60.0
+"""What a node gets to say that its set-up was stopped."""
+ENDING_S = 60.0
+"""How long it takes to stop a worker and end its cluster: what ends for its bill must end before."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A GPU that the run may be on: the job for it, and offers in the order in which they are tried."""
+    """A GPU that the run may be on: the job for it, and offers in the order in which they are tried.
+
+    `autodown` is whether their clouds take a request to end an idle instance; one launch can't have offers of both kinds.
+    """
 
     gpu: str
     job: Job
     offers: Sequence[Offer]
+    autodown: bool = True
 
 
 @dataclass(frozen=True)
@@ -170,13 +178,17 @@ class Renting:
         self._phase("provisioning", _described(choice.offers[0]))
         task.stage(choice.job, launch.include, self.folder, self._stage)
         rendered = task.render(
-            choice.offers, self._settings.images, self._stage, disk_gb=launch.disk_gb, idle_minutes=launch.idle_minutes,
+            choice.offers, self._settings.images, self._stage, disk_gb=launch.disk_gb,
+            idle_minutes=launch.idle_minutes if choice.autodown else None, setup_limit_s=60 * launch.setup_minutes,
             limit_s=self._settings.limit_s, python=launch.python, setup=launch.setup,
         )  # fmt: skip
         task.save(rendered, self.folder)
         request = self._sky.launch(rendered, entry.cluster)
         try:
+            until = time.monotonic() + 60 * launch.setup_minutes
             while self._is_running(request):
+                if time.monotonic() > until:
+                    raise NoCapacity(f"nothing came up within {launch.setup_minutes:g} min (launch.setup_minutes)")
                 self._phase("provisioning", _described(choice.offers[0]))
                 time.sleep(POLL_S)
             launched = self._sky.launched(request)
@@ -217,6 +229,7 @@ class Renting:
         entry = cluster.held.entry
         cluster.following = Following(
             self._sky, entry.cluster, entry.job_id, self._home, self.folder, self._settings.limit_s,
+            60 * self._settings.launch.setup_minutes + SETUP_MARGIN_S,
             came=lambda event: self._came(cluster, event), enough=lambda: self._over_budget(cluster),
             phase=lambda phase: self._phase(phase, cluster.attempt.accelerator),
             progress=lambda progress: self._tell(progress | {"spent_usd": self._spent(cluster)}),
@@ -230,13 +243,13 @@ class Renting:
         self._deliver()
 
     def _over_budget(self, cluster: Cluster) -> str:
-        """Say that the bill has passed `launch.max_usd`, when it has."""
-        most, spent = self._settings.launch.max_usd, self._spent(cluster)
-        return "" if most is None or spent is None or spent <= most else f"the bill reached launch.max_usd={most:g}; raise it"
+        """Say that the bill would pass `launch.max_usd` if it went on, when it would."""
+        most, spent = self._settings.launch.max_usd, self._spent(cluster, ENDING_S)
+        return "" if most is None or spent is None or spent <= most else f"the bill reaches launch.max_usd={most:g}; raise it"
 
-    def _spent(self, cluster: Cluster) -> float | None:
-        """What this run has cost by now, all clusters together."""
-        running = bill(cluster.attempt, time.time())
+    def _spent(self, cluster: Cluster, later_s: float = 0.0) -> float | None:
+        """What this run costs when it ends now, or `later_s` from now, all clusters together."""
+        running = bill(cluster.attempt, time.time() + later_s)
         before = [one.cost_usd for one in self.record.attempts[self._before :] if one.cost_usd is not None]
         return None if running is None else running + sum(before)
 

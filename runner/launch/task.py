@@ -31,7 +31,7 @@ def stage(job: Job, include: Iterable[str], run_folder: Path, folder: Path) -> N
     try:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        ignored = shutil.ignore_patterns(*CACHES, "conf")
+        ignored = shutil.ignore_patterns(*CACHES, "conf", "sky")
         shutil.copytree(PACKAGE, folder / "runner", ignore=ignored)
         shutil.copytree(templates(), folder / "sky")
         if not job.module.endswith(".py"):
@@ -49,6 +49,13 @@ def stage(job: Job, include: Iterable[str], run_folder: Path, folder: Path) -> N
         raise RequestError(f"can't prepare what travels to the node in {folder}: {error.strerror or error}") from error
 
 
+def check_include(include: Iterable[str]) -> None:
+    """Raise RequestError for a name in `launch.include` that is not there."""
+    for name in include:
+        if not Path(name).expanduser().exists():
+            raise RequestError(f"launch.include: {name} is not there; expected files or folders of this machine")
+
+
 def _package(module: str, folder: Path, ignored: Any) -> None:
     """Copy the top-level package (or module) that a workload's module belongs to."""
     from runner.code import locate
@@ -62,10 +69,8 @@ def _package(module: str, folder: Path, ignored: Any) -> None:
 def _copy(path: Path, folder: Path, ignored: Any) -> None:
     if path.is_dir():
         shutil.copytree(path, folder / path.name, ignore=ignored, dirs_exist_ok=True)
-    elif path.is_file():
-        shutil.copyfile(path, folder / path.name)
     else:
-        raise RequestError(f"launch.include: {path} is not there; expected files or folders of this machine")
+        shutil.copyfile(path, folder / path.name)
 
 
 def render(
@@ -74,15 +79,16 @@ def render(
     workdir: Path,
     *,
     disk_gb: int,
-    idle_minutes: int,
+    idle_minutes: int | None,
     limit_s: float,
+    setup_limit_s: float,
     python: str | None,
     setup: str | None,
 ) -> dict[str, Any]:
     """Return the task as plain data: the template with the offers in their order, the limits and the settings.
 
-    `images` maps clouds to the image that they start from, None for SkyPilot's own. Raises RequestError when the template is not
-    there, or was changed into something else.
+    `images` maps clouds to the image that they start from, None for SkyPilot's own; no `idle_minutes` is no autostop. Raises
+    RequestError when the template is not there, or was changed into something else.
     """
     import yaml
 
@@ -91,8 +97,12 @@ def render(
         task: dict[str, Any] = yaml.safe_load(path.read_text())
         common: dict[str, Any] = dict(task.pop("resources"))
         common["disk_size"] = disk_gb
-        common["autostop"] = {**common["autostop"], "idle_minutes": idle_minutes}
+        if idle_minutes is None:
+            del common["autostop"]
+        else:
+            common["autostop"] = {**common["autostop"], "idle_minutes": idle_minutes}
         settings = {"CROSSOVER_PYTHON": python or "", "CROSSOVER_SETUP": setup or "", "CROSSOVER_LIMIT_S": f"{limit_s:.0f}"}
+        settings["CROSSOVER_SETUP_LIMIT_S"] = f"{setup_limit_s:.0f}"
         task["envs"] = {**task["envs"], "CROSSOVER_JOB": "job.json", "CROSSOVER_OUT": OUT, **settings}
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise RequestError(f"can't use the task template {path}: {error}; restore it from the repository") from error

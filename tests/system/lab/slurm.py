@@ -42,6 +42,7 @@ SlurmctldHost=head(127.0.0.1)
 SlurmctldPort={controller_port}
 SlurmUser=root
 AuthType=auth/munge
+CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 StateSaveLocation=/run/slurmctld
 SlurmdSpoolDir=/run/slurmd
 SlurmctldPidFile=/run/slurmctld.pid
