@@ -84,7 +84,8 @@ class CloudConfig:
     `accelerators` says by which name SkyPilot knows a GPU (a choice of `gpu/`) on this cloud, where that is not the GPU file's
     `sky_accelerator`; None: that name is another card here. `image` is what an instance starts from (as SkyPilot's `image_id`,
     `docker:NAME`) and has torch; None: SkyPilot's own, without torch. `ends_itself` is whether an instance can end itself when
-    this machine is gone and no credentials are on it, `autodown` whether SkyPilot takes a request for that. `prices` are a dated snapshot by choice of `gpu/`, never launched from.
+    this machine is gone and no credentials are on it, `autodown` whether SkyPilot takes a request for that. `prices` are a dated
+    snapshot by choice of `gpu/`, never launched from.
     """
 
     name: str

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 
 NODE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -19,6 +20,10 @@ def check() -> None:
     missing = [command for command in COMMANDS if shutil.which(command, path=NODE_PATH) is None]
     if missing:
         raise LabMissing(f"the Slurm lab needs {', '.join(missing)}")
+    try:
+        socket.getaddrinfo("127.0.0.1", None, family=socket.AF_INET, flags=socket.AI_ADDRCONFIG)
+    except OSError:  # what Slurm asks, and gives up on
+        raise LabMissing("the Slurm lab needs a network, if only one address beside those of the loopback device") from None
     # A container has root and may yet not do this.
     probe = "mount -t proc proc /proc && mount -t tmpfs tmpfs /run && hostname lab"
     command = ["unshare", "--mount", "--uts", "--pid", "--fork", "sh", "-c", probe]

@@ -178,7 +178,7 @@ class Slurm:
 
     def wait_until_idle(self) -> None:
         """Return when every node is idle."""
-        self._wait(lambda: set(self.states().values()) == {"idle"}, "the nodes are not idle")
+        self._wait(self._is_idle, "the nodes are not idle")
 
     def work_on(self, node: str) -> dict[int, str]:
         """Return the command lines of what runs on a node beside Slurm's own, by process id."""
@@ -261,6 +261,9 @@ class Slurm:
                 return connection.recv(4) == b"SSH-"
         except OSError:
             return False
+
+    def _is_idle(self) -> bool:
+        return set(self.states().values()) == {"idle"}
 
     def _wait(self, condition: Callable[[], bool], what: str) -> None:
         until = time.monotonic() + READY_S
