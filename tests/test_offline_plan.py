@@ -52,11 +52,11 @@ composed = compose(sys.argv[1:])
 made = plan.make(composed.config, composed.folders, composed.overrides, [])
 with server.connected() as sky:
     offered = offering.make(made, composed.overrides, composed.folders, sky)
-    settings, (choice,) = offered.settings(), offered.choices()
+    settings, choice = offered.settings(), offered.choices()[0]
     task.stage(choice.job, [], Path("run"), Path("staged"))
     rendered = task.render(
-        choice.offers, settings.images, Path("staged").resolve(), disk_gb=64, idle_minutes=5, limit_s=settings.limit_s,
-        python=None, setup=None,
+        choice.offers[::-1] if REVERSED else choice.offers, settings.images, Path("staged").resolve(), disk_gb=64,
+        idle_minutes=5 if choice.autodown else None, setup_limit_s=1800, limit_s=settings.limit_s, python=None, setup=None,
     )
     asked = sky._sky.Task.from_yaml_config(rendered)
     request = sky._ask(lambda: sky._sdk.launch(asked, cluster_name=names.cluster(choice.job.hash), dryrun=True))
@@ -101,9 +101,9 @@ class Place:
     def plan(self, *overrides: str) -> "subprocess.CompletedProcess[str]":
         return self.python("-m", "runner", *SIX_MINUTES, *overrides)
 
-    def optimized(self, *overrides: str) -> str:
-        """Return what SkyPilot says to the task that would be launched."""
-        done = self.python("-c", DRYRUN, *SIX_MINUTES, *overrides)
+    def optimized(self, *overrides: str, backwards: bool = False) -> str:
+        """Return what SkyPilot says to the task that would be launched first, or to one with its offers backwards."""
+        done = self.python("-c", DRYRUN.replace("REVERSED", str(backwards)), *SIX_MINUTES, *overrides)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -200,10 +200,11 @@ def chosen(said: str) -> str:
     return " ".join(found.split())
 
 
-def test_skypilots_optimizer_takes_our_first_choice_although_it_is_not_the_cheapest_by_the_hour(place: Place) -> None:
-    said = place.optimized()
-    assert chosen(said).startswith("RunPod (CA) 1x_RTX4090_SECURE "), said
-    assert all(f"{cloud} (US)" in said for cloud in ("PrimeIntellect", "Vast"))
+@pytest.mark.parametrize(("backwards", "first"), [(False, "RunPod (CA)"), (True, "Vast (US)")])
+def test_skypilots_optimizer_takes_the_first_of_our_offers_whatever_it_costs(place: Place, backwards: bool, first: str) -> None:
+    said = place.optimized(backwards=backwards)
+    assert chosen(said).startswith(f"{first} "), said
+    assert all(f" {other} " in said for other in ("RunPod (CA)", "Vast (US)"))
     assert "Dryrun finished." in said
 
 
@@ -213,7 +214,6 @@ def test_skypilots_optimizer_takes_the_spot_instance_that_we_chose(place: Place)
     assert "Dryrun finished." in said
 
 
-@pytest.mark.xfail(strict=True, reason="task.render asks for autodown, which SkyPilot refuses on Prime Intellect")
 def test_skypilot_refuses_nothing_that_a_task_on_prime_intellect_asks_for(place: Place) -> None:
     said = place.optimized("cloud=primeintellect")
     assert chosen(said).startswith("PrimeIntellect (US)"), said

@@ -539,13 +539,13 @@ def test_a_run_ends_before_its_bill_passes_what_it_may_cost(world: World) -> Non
     world.on["measurement", 2] = raise_the_price
     outcome = world.rent(choice(sizes=MANY), max_usd=3.0)
     assert outcome.status == "partial"
-    assert outcome.reason == f"the bill reached launch.max_usd=3; raise it and continue with run_dir={world.run}"
+    assert "launch.max_usd=3" in outcome.reason
+    assert f"raise it and continue with run_dir={world.run}" in outcome.reason
     last = world.events()[-1]
     assert (last["event"], last["status"], last["reason"]) == ("job_finished", "partial", "interrupted")
     world.assert_nothing_is_left()
 
 
-@pytest.mark.xfail(strict=True, reason="rent._watch_the_bill looks at the bill of now, and ending a cluster takes a while")
 def test_a_run_ends_before_the_next_hour_that_it_can_not_pay_begins(world: World) -> None:
     def let_an_hour_pass() -> None:
         world.renting.record.attempts[0].requested_at -= 3595 - (time.time() - world.renting.record.attempts[0].requested_at)
@@ -728,7 +728,6 @@ def test_it_is_ended_also_when_its_node_can_not_be_reached(world: World, left_be
     world.assert_nothing_is_left()
 
 
-@pytest.mark.xfail(strict=True, reason="left._note passes over an attempt whose end was asked for before and not confirmed")
 def test_it_stays_on_file_until_its_end_is_confirmed(world: World, left_behind: ledger.Entry) -> None:
     world.sky.never_down = True
     assert not left.end(world.sky, left_behind).confirmed

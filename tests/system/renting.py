@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -136,6 +137,16 @@ class Run:
             return []
         client = MlflowClient(tracking_uri=f"sqlite:///{self.scratch / 'out' / 'mlflow.db'}")
         return [run for experiment in client.search_experiments() for run in client.search_runs([experiment.experiment_id])]
+
+    def is_in_mlflow(self, metric: str) -> bool:
+        """Whether the store has this metric by now; read as it is, since MLflow's client would meddle with a store in the making."""
+        path = self.scratch / "out" / "mlflow.db"
+        with (
+            contextlib.suppress(sqlite3.Error),
+            contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database,
+        ):
+            return database.execute("SELECT 1 FROM metrics WHERE key = ? LIMIT 1", (metric,)).fetchone() is not None
+        return False
 
     def repeated(self) -> int:
         """How many measurements are at home more than once."""
