@@ -27,7 +27,7 @@ COLUMNS = "InstanceType,AcceleratorName,AcceleratorCount,vCPUs,MemoryGiB,Region,
 CATALOG = {
     "runpod/vms.csv": f"{COLUMNS},AvailabilityZone\n1x_RTX4090_SECURE,RTX4090,1,6,41,CA,,0.59,{CARD},CA-MTL-1\n",
     "vast/vms.csv": f"{COLUMNS}\n1x-RTX4090-32-65536,RTX4090,1,32,64,US,0.2,0.65,{CARD}\n",
-    "primeintellect/vms.csv": f"{COLUMNS}\nhyperstack__RTX4090,RTX4090,1,16,64,US,,0.37,{CARD}\n",
+    "primeintellect/vms.csv": f"{COLUMNS},AvailabilityZone\nhyperstack__RTX4090,RTX4090,1,16,64,US,,0.37,{CARD},us-1\n",
     "common/accelerators.csv": 'AcceleratorName,Clouds\nRTX4090,"RunPod,Vast,PrimeIntellect"\n',
 }
 CONFIG = "allowed_clouds: [runpod, vast, primeintellect]\n"

@@ -139,7 +139,7 @@ class Run:
         return [run for experiment in client.search_experiments() for run in client.search_runs([experiment.experiment_id])]
 
     def is_in_mlflow(self, metric: str) -> bool:
-        """Whether the store has this metric by now; read as it is, since MLflow's client would meddle with a store in the making."""
+        """Whether the store has this metric by now; MLflow's own client would meddle with a store in the making."""
         path = self.scratch / "out" / "mlflow.db"
         with (
             contextlib.suppress(sqlite3.Error),

@@ -64,6 +64,7 @@ def complete(run):
     return next(event["device"]["name"] for event in run.events() if event["event"] == "job_started")
 
 
+@pytest.mark.long
 def test_a_run_comes_home_while_it_goes_on_and_costs_little_more_than_sky_itself(run, checked, reliability, lab):
     began = time.monotonic()
     task = run.scratch / "echo.yaml"
@@ -101,6 +102,7 @@ def test_a_run_comes_home_while_it_goes_on_and_costs_little_more_than_sky_itself
     checked(run, "none", code=0, status="complete", mlflow=FINISHED)
 
 
+@pytest.mark.long
 def test_a_drained_node_without_a_fallback_is_said_and_costs_nothing(run, checked, lab):
     lab.drain("n4090", "full")
     since = time.time()
@@ -111,6 +113,7 @@ def test_a_drained_node_without_a_fallback_is_said_and_costs_nothing(run, checke
     checked(run, "node drained, no fallback", code=1, status="failed", mlflow=FAILED, since=since)
 
 
+@pytest.mark.long
 def test_a_drained_node_falls_back_and_the_results_say_so(run, checked, lab):
     lab.drain("n4090", "full")
     since = time.time()
@@ -164,6 +167,7 @@ def test_a_lost_node_is_replaced(run, checked, lab):
     checked(run, "node lost, launch.retries=1", code=code, status=status, mlflow=mlflow, on_node=home, since=since, kept=home)
 
 
+@pytest.mark.long
 def test_a_failing_set_up_is_shown_with_its_last_line(run, checked):
     since = time.time()
     run.start("launch.setup='echo this will not do >&2; exit 3'")
@@ -190,6 +194,7 @@ def test_a_killed_worker_keeps_its_measurements_and_the_same_command_goes_on(run
     checked(run, "the same command after it", code=0, status="complete", mlflow=FINISHED, kept=kept)
 
 
+@pytest.mark.long
 def test_a_connection_cut_for_30_s_loses_and_repeats_nothing(run, checked, lab):
     run.start()
     run.until_measured(6)
@@ -248,6 +253,7 @@ def test_ctrl_c_in_set_up(run, checked):
     interrupted(run, checked, "Ctrl-C in set-up")
 
 
+@pytest.mark.long
 def test_ctrl_c_while_measuring_lets_the_worker_finish_its_sentence(run, checked):
     run.start()
     run.until_measured(6)
@@ -317,6 +323,7 @@ def test_the_next_command_ends_what_a_killed_launcher_left(run, checked):
     )  # fmt: skip
 
 
+@pytest.mark.long
 def test_another_device_gives_no_number(run, checked):
     since = time.time()
     run.start("gpu.sky_accelerator=A100")  # as where a cloud sells several cards under one name
