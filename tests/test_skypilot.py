@@ -129,10 +129,7 @@ def test_a_question_without_an_answer_ends_in_time(sky):
     assert time.monotonic() - began < 5
 
 
-LOST = pytest.mark.xfail(strict=True, reason="Thread.join ends a thread's life when Ctrl-C interrupts it (Python 3.11)")
-
-
-@pytest.mark.parametrize(("to_the_end", "answers"), [(False, []), pytest.param(True, ["rented"], marks=LOST)])
+@pytest.mark.parametrize(("to_the_end", "answers"), [(False, []), (True, ["rented"])])
 def test_ctrl_c_is_answered_at_once_but_not_before_it_is_known_what_was_rented(sky, to_the_end, answers):
     found = []
 

@@ -8,6 +8,9 @@ from runner.launch.offers import Offer
 from runner.launch.skypilot import Launched
 from runner.rental import Attempt
 
+NO_CAPACITY = "no capacity"
+"""The outcome of an attempt for which nothing could be had."""
+
 
 def price(offers: Sequence[Offer], launched: Launched) -> float | None:
     """Return the hourly price of what was launched: the offer's, else what SkyPilot's client makes of it.
@@ -25,10 +28,9 @@ def charge(attempt: Attempt) -> None:
     """Note what an attempt that has ended was billed."""
     if attempt.requested_at is None or attempt.down_at is None:
         return
-    if (
-        attempt.up_at is None
-    ):  # it may have come up and failed before SkyPilot called it up; then SkyPilot's figure is all there is
-        attempt.cost_usd = attempt.sky_cost_usd or None
+    if attempt.up_at is None:
+        # SkyPilot counts while it looks for capacity, too. Otherwise something may have come up before it was called up.
+        attempt.cost_usd = None if attempt.outcome == NO_CAPACITY else attempt.sky_cost_usd or None
         return
     attempt.billed_s = cost.billed_s(attempt.down_at - attempt.requested_at, _rule(attempt))
     attempt.cost_usd = bill(attempt, attempt.down_at)

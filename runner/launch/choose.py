@@ -74,7 +74,8 @@ def rank(
 
     def key(one: Candidate) -> tuple[float, ...]:
         both = one.bill_usd, one.offer.usd_per_hour
-        return (gpus.index(one.offer.gpu), *(both if launch.optimize == "bill" else both[::-1]))
+        # What nobody asked for would otherwise move its whole line of the table up.
+        return (gpus.index(one.offer.gpu), one.excluded == SPOT, *(both if launch.optimize == "bill" else both[::-1]))
 
     return sorted(found, key=key)
 

@@ -81,6 +81,8 @@ class Following:
                 self._heard = False
                 if time.monotonic() > self._deadline:
                     return Outcome(LOST, f"the node could not be reached until its time limit had passed ({error})")
+                if reason := self._enough():  # the worker can't be asked to stop; its cluster will end it
+                    return Outcome("partial", f"{reason} and continue with run_dir={self._folder}")
                 self._phase("reconnecting")
                 if failures > 1 and (lost := self._without_connection()):
                     return lost

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner import journal, rental
+from runner import cost, journal, rental
 from runner.config import Billing, LaunchConfig
 from runner.errors import JobError
 from runner.job import Job
 from runner.launch import bring, ledger, names, task, teardown
-from runner.launch.charge import bill, charge, price
+from runner.launch.charge import NO_CAPACITY, bill, charge, price
 from runner.launch.following import LOST, Following
 from runner.launch.local import Outcome
 from runner.launch.offers import Offer
@@ -98,6 +98,8 @@ class Renting:
         self._sinks = sinks
         try:
             self._deliver()  # what a continued run has already
+            if journal.final_status(journal.read(self.folder))[0] == "complete":
+                return Outcome("complete", "")  # nothing is missing, so nothing is rented
             return self._with_retries()
         except KeyboardInterrupt:
             return Outcome("interrupted", f"interrupted; the same command with run_dir={self.folder} continues it")
@@ -106,15 +108,35 @@ class Renting:
             task.remove(self._stage)
 
     def _with_retries(self) -> Outcome:
-        outcome = Outcome("failed", "nothing was tried")
-        for attempt in range(1 + self._settings.launch.retries):
-            if attempt:
-                self._warn(f"{outcome.reason}; trying again with another instance ({attempt} of {self._settings.launch.retries})")
-            outcome = self._anywhere()
+        retries = self._settings.launch.retries
+        outcome = self._anywhere()
+        for attempt in range(retries):
             if outcome.status != LOST:
                 return outcome
-        more = "" if self._settings.launch.retries else "; launch.retries=N would go on with another instance"
-        return Outcome("partial", f"{outcome.reason}; what it measured is kept{more}, as does run_dir={self.folder}")
+            if reason := self._too_dear_to_retry():
+                return Outcome("partial", f"{outcome.reason}; {reason} and continue with run_dir={self.folder}")
+            self._warn(f"{outcome.reason}; trying again with another instance ({attempt + 1} of {retries})")
+            try:
+                outcome = self._anywhere()
+            except JobError as error:  # what the first one measured is there
+                return Outcome("partial", f"{outcome.reason}; {error}; continue with run_dir={self.folder}")
+        if outcome.status != LOST:
+            return outcome
+        way = "" if retries else "launch.retries=N goes on with another instance; "
+        return Outcome("partial", f"{outcome.reason}; what it measured is kept; {way}run_dir={self.folder} continues it")
+
+    def _too_dear_to_retry(self) -> str:
+        """Say that not even the shortest life of another instance fits into `launch.max_usd`, when it does not."""
+        most, spent = self._settings.launch.max_usd, self._paid()
+        if most is None:
+            return ""
+        offers = [offer for choice in self._choices for offer in choice.offers]
+        least = min(cost.bill_usd(one.usd_per_hour, ENDING_S, self._settings.billing.get(one.cloud)) for one in offers)
+        return "" if spent + least <= most else f"another instance would pass launch.max_usd={most:g}; raise it"
+
+    def _paid(self) -> float:
+        """What the clusters of this run that have ended cost."""
+        return sum(one.cost_usd for one in self.record.attempts[self._before :] if one.cost_usd is not None)
 
     def _anywhere(self) -> Outcome:
         """Try the GPU that was asked for, then the fallbacks; raises JobError when there is no capacity for any."""
@@ -127,7 +149,7 @@ class Renting:
             except NoCapacity as error:
                 refusals.append(f"{choice.gpu}: {error}")
                 self._warn(f"gpu={choice.gpu} can't be had now: {error}")
-        if len(self._choices) == 1 and not self._settings.launch.fallback:
+        if not self._settings.launch.fallback:
             ways = "try later, another cloud with cloud=NAME, or a second choice with launch.fallback=[GPU]"
         else:
             ways = "try later, or other GPUs in launch.fallback"
@@ -157,7 +179,7 @@ class Renting:
             self._launch(choice, cluster)
             outcome = self._follow(cluster)
         except NoCapacity as error:
-            outcome = Outcome("no capacity", str(error))
+            outcome = Outcome(NO_CAPACITY, str(error))
             raise
         except KeyboardInterrupt:
             outcome = Outcome("interrupted", "")
@@ -250,8 +272,7 @@ class Renting:
     def _spent(self, cluster: Cluster, later_s: float = 0.0) -> float | None:
         """What this run costs when it ends now, or `later_s` from now, all clusters together."""
         running = bill(cluster.attempt, time.time() + later_s)
-        before = [one.cost_usd for one in self.record.attempts[self._before :] if one.cost_usd is not None]
-        return None if running is None else running + sum(before)
+        return None if running is None else running + self._paid()
 
     def _end(self, cluster: Cluster) -> None:
         """End the cluster, whatever happens meanwhile; note what it cost."""

@@ -75,7 +75,8 @@ class Sky:
     def __init__(self, log: Path) -> None:
         """Import SkyPilot; what it prints goes to `log`. Raises RequestError when it can't be used."""
         version()
-        self._log = log
+        # One file for good: SkyPilot's loggers keep the stream that they met first.
+        self._log = open(log, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
         self._one_at_a_time = threading.RLock()  # two threads that redirect stdout would not put it back
         os.environ.setdefault("SKYPILOT_DISABLE_USAGE_COLLECTION", "1")  # nothing is sent to anybody who was not named
         with self._quietly():
@@ -263,20 +264,25 @@ class Sky:
         answer: list[T] = []
         trouble: list[BaseException] = []
 
+        done = threading.Event()
+
         def work() -> None:
             try:
                 answer.append(question())
             except BaseException as error:  # click exits on some errors
                 trouble.append(error)
+            finally:
+                done.set()
 
         thread = threading.Thread(target=work, daemon=True, name="skypilot")
+        interrupted = False
         with self._one_at_a_time, self._quietly():
             thread.start()
             until = time.monotonic() + limit_s
-            interrupted = False
-            while thread.is_alive() and time.monotonic() < until:
+            # An event, since Python 3.11 takes a thread whose join was interrupted for one that has ended.
+            while not done.is_set() and time.monotonic() < until:
                 try:
-                    thread.join(0.1)
+                    done.wait(0.1)
                 except KeyboardInterrupt:
                     if not to_the_end:
                         raise
@@ -303,7 +309,7 @@ class Sky:
     @contextlib.contextmanager
     def _quietly(self) -> Iterator[None]:
         """Send what is printed to the log: the display has the terminal, through streams that it took before."""
-        with open(self._log, "a", encoding="utf-8") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        with contextlib.redirect_stdout(self._log), contextlib.redirect_stderr(self._log):
             yield
 
 

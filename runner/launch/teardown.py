@@ -41,34 +41,42 @@ def end(sky: Sky, entry: Entry, folder: Path | None, tell: Callable[[str], None]
     What was asked and answered goes to `teardown.log` in `folder`.
     """
     say = _logger(folder)
-    try:
-        for request in sky.requests(entry.cluster):  # a launch that goes on would bring the cluster back
-            say(f"cancelling request {request}")
-            sky.cancel(request)
-    except JobError as error:
-        say(f"requests: {error}")
     reason = ""
     for attempt in range(TRIES):
         if attempt:
             tell(f"{entry.cluster} is still there ({reason}); trying again")
             time.sleep(PAUSE_S * attempt)
-        try:
-            say(f"sky down {entry.cluster}")
-            sky.down(entry.cluster)
-        except JobError as error:
-            reason = str(error)
-            say(f"sky down: {error}")
+        reasons = []
+        for ask in (_cancel_launches, _down):
+            try:
+                ask(sky, entry.cluster, say)
+            except JobError as error:
+                reasons.append(str(error))
+                say(str(error))
         try:
             state = sky.cluster_state(entry.cluster, refresh=True)
         except JobError as error:
-            reason = str(error)
+            reasons.append(str(error))
             say(f"sky status: {error}")
-            continue
-        say(f"sky status {entry.cluster}: {state or 'no such cluster'}")
-        if state is None:
-            return Ended(entry.cluster, True)
-        reason = reason or f"sky status says {state}"
+        else:
+            say(f"sky status {entry.cluster}: {state or 'no such cluster'}")
+            if state is None and not reasons:
+                return Ended(entry.cluster, True)
+            reasons += [f"sky status says {state}"] if state else []
+        reason = reasons[0]
     return Ended(entry.cluster, False, reason)
+
+
+def _cancel_launches(sky: Sky, cluster: str, say: Callable[[str], None]) -> None:
+    """Cancel launches that are under way: one that goes on would bring the cluster back."""
+    for request in sky.requests(cluster):
+        say(f"cancelling request {request}")
+        sky.cancel(request)
+
+
+def _down(sky: Sky, cluster: str, say: Callable[[str], None]) -> None:
+    say(f"sky down {cluster}")
+    sky.down(cluster)
 
 
 def _logger(folder: Path | None) -> Callable[[str], None]:

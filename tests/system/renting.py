@@ -120,8 +120,9 @@ class Run:
     def on_the_node(self) -> list[str]:
         """The measurements that the nodes of this run have by now, as they are in their files."""
         found: list[str] = []
-        for path in self.lab.slurm.root_home.glob(".sky_clusters/crossover-*/sky_workdir/out/journal.jsonl"):
-            found += measurement_lines(path)
+        for attempt in self.attempts():
+            for path in self.lab.slurm.root_home.glob(f".sky_clusters/{attempt['cluster']}-*/sky_workdir/out/journal.jsonl"):
+                found += measurement_lines(path)
         return found
 
     def attempts(self) -> list[dict[str, Any]]:

@@ -78,8 +78,7 @@ class Lab:
 
     def cancel_jobs(self) -> None:
         """Cancel every job, as a preemption would."""
-        for job in self.slurm_jobs():
-            self.slurm.call("scancel", job)
+        self.slurm.call("scancel", "--user=root")
 
     def kill_node(self, node: str) -> None:
         """Switch a node off, with whatever runs on it; it takes Slurm half a minute to believe it."""
@@ -92,11 +91,13 @@ class Lab:
     @contextlib.contextmanager
     def cut_connection(self) -> Iterator[None]:
         """Let nobody reach the login node, and end the connections to it; the nodes and their jobs go on."""
-        self.slurm.machines["login"].kill()
+        login = self.slurm.machines["login"]
+        login.kill()
         try:
             yield
         finally:
-            self.slurm.start_login()
+            if login.pid is None:  # no reset meanwhile
+                self.slurm.start_login()
 
     @property
     def is_running(self) -> bool:
