@@ -19,6 +19,8 @@ from tests.system.renting import forwarded, identity, kill, left_over, rented
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
 CANARY = "canary-3f9a"
+UNDERWAY_S = 1.0
+"""What a node wrote within the last second before it vanished may not have arrived."""
 FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
 
 
@@ -134,7 +136,9 @@ def test_a_drained_node_falls_back_and_the_results_say_so(run, checked, lab):
 def test_a_preempted_job_leaves_what_is_home(run, checked, lab):
     run.start()
     run.until_measured(6)
-    on_node, since = run.on_the_node(), time.time()
+    on_node = run.on_the_node()
+    time.sleep(UNDERWAY_S)
+    since = time.time()
     lab.cancel_jobs()
     assert run.wait() == 1
     assert "the instance was lost" in run.said()
@@ -144,7 +148,9 @@ def test_a_preempted_job_leaves_what_is_home(run, checked, lab):
 def test_a_preempted_job_goes_on_elsewhere_with_what_is_missing(run, checked, lab):
     run.start("launch.retries=1")
     run.until_measured(6)
-    on_node, since = run.on_the_node(), time.time()
+    on_node = run.on_the_node()
+    time.sleep(UNDERWAY_S)
+    since = time.time()
     lab.cancel_jobs()
     assert run.wait() == 0, run.said()
     assert len(run.attempts()) == 2
@@ -159,7 +165,9 @@ def test_a_preempted_job_goes_on_elsewhere_with_what_is_missing(run, checked, la
 def test_a_lost_node_is_replaced(run, checked, lab):
     run.start("launch.retries=1")
     run.until_measured(6)
-    home, since = run.lines(), time.time()
+    home = run.on_the_node()
+    time.sleep(UNDERWAY_S)
+    since = time.time()
     lab.kill_node("n4090")
     time.sleep(15)  # until Slurm has noticed
     lab.start_node("n4090")
