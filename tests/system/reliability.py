@@ -17,8 +17,8 @@ Written by `make reliability`, which rents from a real SkyPilot on a real Slurm 
 - **lost**: measurements that are not at home though the node had them when the fault came (where the launcher was killed: when
   `down` was called; where the node vanished: one second before, since what it wrote last may not have arrived).
 - **repeated**: measured again; only the case in flight may be.
-- **left**: SkyPilot clusters + Slurm jobs + processes on nodes without a job (but for SkyPilot's own reaper, which this Slurm, without
-  cgroups, lets live on for a while), at most 20 s after the command ended.
+- **left**: SkyPilot clusters + Slurm jobs + processes on nodes without a job, at most 20 s after the command ended (but for
+  SkyPilot's own reaper, which sleeps for 30 s and which this Slurm, without cgroups, lets do so).
 - **MLflow**: the status of the one run in the store.
 - **seconds**: from the fault (or the command) until all of that was so.
 """
