@@ -61,6 +61,8 @@ def _rent(made: Plan, overrides: Sequence[str], folders: Sequence[Path]) -> int:
             if not made.config.launch.dry_run:
                 raise
             why_not = str(error)
+        if sky and not made.config.launch.dry_run:
+            _end_what_was_left()  # also when this run is refused
         offered = offering.make(made, overrides, folders, sky, why_not)
         if made.config.launch.dry_run:
             print("\n".join([*plan.describe(made), *offered.lines(sys.stdout)]))
@@ -78,7 +80,6 @@ def _measure_there(made: Plan, offered: "Offered", sky: "Sky") -> int:
     choices, settings = offered.choices(), offered.settings()  # or why there are none
     server.check_guard(sky, made.config.launch.credentials)
     where, warning = _tracking(made)
-    _end_what_was_left()
     _claim(made, [choice.job.hash for choice in choices])
     display = for_mode(made.config.display, sys.stdout)
     if made.config.display in ("auto", "rich", "plain"):
@@ -99,14 +100,21 @@ def _measure_there(made: Plan, offered: "Offered", sky: "Sky") -> int:
 
     sinks: list[Sink] = [display, recorder] if recorder else [display]
     renting = Renting(sky, made.folder, choices, settings, chosen=chosen, warn=display.warn, alarm=display.alarm)
+    crash: Exception | None = None
     try:
         outcome = renting.run(sinks)
     except JobError as error:
         outcome = Outcome("failed", str(error))
-    except BaseException:
-        display.close()
-        raise
+    except RequestError as error:
+        if not any(one.up_at for one in renting.record.attempts):
+            display.close()
+            raise
+        outcome = Outcome("failed", str(error))
+    except Exception as error:  # a bug of ours: what was measured and paid is told first
+        crash, outcome = error, Outcome("failed", f"{type(error).__name__}: {error}")
     code = _conclude(made.folder, outcome, display, recorder, offering.bill(renting.record))
+    if crash:
+        raise crash
     return code if all(one.confirmed_down for one in renting.record.attempts) else max(code, EXIT_FAILED)
 
 
@@ -124,7 +132,9 @@ def _end_what_was_left() -> None:
                 raise RequestError("SkyPilot was never used from this HOME; set HOME to the one that rented it")
             for entry in ledger.left_behind():
                 print(f"ending {entry.cluster}, which a run that was killed left behind", file=sys.stderr, flush=True)
-                ended = left.end(sky, entry)
+                ended = left.end(sky, entry, force=False)
+                if ended is None:
+                    continue  # another command is at it
                 print(ended.line if ended.confirmed else f"ALARM: {ended.line}", file=sys.stderr, flush=True)
     except RequestError as error:  # this run has nothing to do with it
         print(

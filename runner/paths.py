@@ -1,5 +1,6 @@
 """Where things are: the program's own configs and sources, and the folder of a run."""
 
+import os
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +22,6 @@ def run_folder(out: str, run_dir: str | None, workload: str, job_hash: str) -> P
     The name holds the UTC time, the job's hash and four random hex digits, so that two runs of one second differ.
     """
     if run_dir is not None:
-        return Path(run_dir).absolute()
+        return Path(os.path.abspath(run_dir))
     now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     return Path(out).absolute() / workload / f"{now}-{job_hash[:8]}-{secrets.token_hex(2)}"

@@ -64,6 +64,7 @@ def _down(wanted: list[str]) -> int:
         for entry in todo:
             print(f"ending {entry.cluster}", flush=True)
             ended = left.end(sky, entry)
+            assert ended is not None
             failed = failed or not ended.confirmed
             print(ended.line if ended.confirmed else f"ALARM: {ended.line}", flush=True)
     return EXIT_FAILED if failed else EXIT_DONE

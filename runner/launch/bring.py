@@ -5,8 +5,10 @@ the number of bytes that are here.
 """
 
 import contextlib
+import errno
 import fcntl
 import json
+import os
 import queue
 import subprocess
 import threading
@@ -62,7 +64,7 @@ class Journal:
         """
         path = folder / journal.NAME
         try:
-            self._file = open(path, "a+b")  # noqa: SIM115 - closed by close()
+            self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 - closed by close()
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise RequestError(f"{path} is being written by another process; wait for it or name another folder") from error
@@ -77,13 +79,14 @@ class Journal:
     def append(self, line: bytes) -> None:
         """Write one complete line. Raises OSError when the disk is full; then nothing of it is kept."""
         try:
-            self._file.write(line)
-            self._file.flush()
+            if self._file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError:
             with contextlib.suppress(OSError):
                 self._file.truncate(self.size)
             raise
-        self.size += len(line)
+        finally:  # Ctrl-C between writing and counting would have the line sent again
+            self.size = os.fstat(self._file.fileno()).st_size
 
     def close(self) -> None:
         """Close the file, which also releases it."""

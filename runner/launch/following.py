@@ -21,6 +21,10 @@ MARGIN_S = 180.0
 """How long after its time limit a node that says nothing is given up."""
 UNWELL_S = 180.0
 """How long SkyPilot may call a cluster abnormal (INIT) before it is given up: a node that restarts comes back."""
+UNREACHABLE_S = 300.0
+"""How long a cluster that SkyPilot calls UP may be out of reach while SkyPilot itself answers: it costs money meanwhile."""
+QUIET_S = 5.0
+"""How long a node must have had nothing new to say before a job that SkyPilot calls over is taken for one."""
 RECONNECT_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 TIME_LIMIT = 124
 """The exit code of timeout(1)."""
@@ -64,6 +68,7 @@ class Following:
         self._deadline = time.monotonic() + setup_limit_s
         self._heard = False
         self._unwell_since: float | None = None
+        self._cut_since: float | None = None
 
     def run(self) -> Outcome:
         """Take the journal home until the worker has ended; return how it went, `lost` when the node is gone."""
@@ -112,15 +117,18 @@ class Following:
     def _stream(self, node: bring.Node) -> int:
         """Take lines from one connection until the worker's exit code comes. Raises ConnectionError when it breaks."""
         stream = bring.Stream(node, self._home.size, self._log_size)
+        news = time.monotonic()
         try:
             while True:
                 line = stream.next(0.25)
                 if line is not None:
-                    self._heard, self._unwell_since = True, None
+                    if not self._heard or not line.startswith(b'{"beat"'):
+                        news = time.monotonic()
+                    self._heard, self._unwell_since, self._cut_since = True, None, None
                     code = self._take(line)
                     if code is not None:
                         return code
-                elif self._watch.over():
+                elif self._heard and time.monotonic() - news > QUIET_S and self._watch.over():
                     raise _Ended(LOST, f"the job on the instance was ended from outside (SkyPilot says {self._watch.state})")
                 if not self._started and time.monotonic() > self._deadline:
                     raise _Ended("failed", "the worker did not start in time; raise launch.setup_minutes")
@@ -163,11 +171,13 @@ class Following:
         except JobError:
             return None  # whatever keeps us from the node may keep us from SkyPilot too
         now = time.monotonic()
+        self._cut_since = self._cut_since or now
         self._unwell_since = (self._unwell_since or now) if state == "INIT" else None
         if state in (None, "STOPPED") or (self._unwell_since is not None and now - self._unwell_since > UNWELL_S):
             return Outcome(LOST, "the instance was lost" + (f" (SkyPilot says {state})" if state else ""))
-        if self._watch.over():
-            return Outcome(LOST, f"the instance can't be reached and its job is over (SkyPilot says {self._watch.state})")
+        if now - self._cut_since > UNREACHABLE_S:
+            minutes = f"{UNREACHABLE_S / 60:g} min"
+            return Outcome(LOST, f"the instance could not be reached for {minutes}, though SkyPilot says {state}")
         self._node = None  # the way to it may have changed
         return None
 

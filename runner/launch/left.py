@@ -1,10 +1,12 @@
 """What a run that was killed left behind: its journal is brought home as far as it can be, then its cluster is ended."""
 
 import contextlib
+import hashlib
 import io
 import time
 from pathlib import Path
 
+from runner import journal
 from runner.errors import JobError, RequestError
 from runner.launch import bring, ledger, skypilot, task, teardown
 from runner.launch.charge import charge
@@ -13,13 +15,18 @@ from runner.launch.skypilot import Sky
 from runner.rental import load
 
 
-def end(sky: Sky, entry: Entry) -> teardown.Ended:
-    """Bring home and end the cluster of an entry; forget the entry when its end is confirmed."""
+def end(sky: Sky, entry: Entry, force: bool = True) -> teardown.Ended | None:
+    """Bring home and end the cluster of an entry; forget the entry when its end is confirmed.
+
+    One that somebody else holds is ended with `force` only; else it is theirs, and None is returned.
+    """
     if entry.folder and entry.endpoint != skypilot.remote_endpoint():
         where = entry.endpoint or "the local server"
         how = f"sky api login -e {entry.endpoint}" if entry.endpoint else "sky api logout"
         return teardown.Ended(entry.cluster, False, f"it was rented through {where}; {how}, and call this again")
     held = ledger.take(entry.cluster)
+    if held is None and not force:
+        return None
     folder = Path(entry.folder) if entry.folder and Path(entry.folder).is_dir() else None
     if held is not None and folder is not None:
         _bring_home(sky, entry, folder)
@@ -40,8 +47,13 @@ def _bring_home(sky: Sky, entry: Entry, folder: Path) -> None:
         node = bring.Node(sky.ssh_options(entry.cluster), entry.cluster)
         home = bring.Journal(folder)
         try:
-            more = node.run(f"tail -c +{home.size + 1} {task.OUT}/journal.jsonl")
-            for line in (more or "").splitlines(keepends=True):
+            digest = hashlib.sha256((folder / journal.NAME).read_bytes()[: home.size]).hexdigest()
+            remote = f"{task.OUT}/{journal.NAME}"
+            said = node.run(f"head -c {home.size} {remote} | sha256sum; tail -c +{home.size + 1} {remote}", 60.0) or ""
+            same, _, more = said.partition("\n")
+            if not same.startswith(digest):
+                return  # another instance has gone on since
+            for line in more.splitlines(keepends=True):
                 if line.endswith("\n"):
                     home.append(line.encode())
         finally:

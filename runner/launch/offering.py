@@ -62,7 +62,9 @@ class Offered:
             limit_s = 60 * launch.max_minutes
         billing = {name: cloud.billing for name, cloud in self.clouds.items()}
         if launch.max_usd is not None:  # on the node too, where it holds when this machine is gone
-            limit_s = min(limit_s, cost.longest_s(launch.max_usd, chosen.offer.usd_per_hour, billing.get(chosen.offer.cloud)))
+            offers = [one.offer for one in self.decide().order]
+            paid = (cost.longest_s(launch.max_usd, one.usd_per_hour, billing.get(one.cloud)) for one in offers)
+            limit_s = min(limit_s, *paid)
         images = {name: launch.image or cloud.image for name, cloud in self.clouds.items()}
         return Settings(launch, self.gpus[0], images, billing, limit_s, skypilot.remote_endpoint())
 

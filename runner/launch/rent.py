@@ -14,9 +14,9 @@ from typing import Any
 
 from runner import cost, journal, rental
 from runner.config import Billing, LaunchConfig
-from runner.errors import JobError
+from runner.errors import JobError, RequestError
 from runner.job import Job
-from runner.launch import bring, ledger, names, task, teardown
+from runner.launch import bring, ledger, names, server, task, teardown
 from runner.launch.charge import NO_CAPACITY, bill, charge, price
 from runner.launch.following import LOST, Following
 from runner.launch.local import Outcome
@@ -91,7 +91,6 @@ class Renting:
         self._follower = journal.Follower(folder)
         self._sinks: Sequence[Sink] = []
         self._cluster: Cluster | None = None
-        self._stage = ledger.folder() / "staged" / folder.name
 
     def run(self, sinks: Sequence[Sink]) -> Outcome:
         """Rent, measure, bring home, end; return how the run went. Raises RequestError when SkyPilot or the worker refuses."""
@@ -105,7 +104,6 @@ class Renting:
             return Outcome("interrupted", f"interrupted; the same command with run_dir={self.folder} continues it")
         finally:
             self._home.close()
-            task.remove(self._stage)
 
     def _with_retries(self) -> Outcome:
         retries = self._settings.launch.retries
@@ -113,12 +111,14 @@ class Renting:
         for attempt in range(retries):
             if outcome.status != LOST:
                 return outcome
+            if not self.record.attempts[-1].confirmed_down:  # it may still run, and measure
+                return Outcome("partial", f"{outcome.reason}; its end could not be confirmed, so no other one was rented")
             if reason := self._too_dear_to_retry():
                 return Outcome("partial", f"{outcome.reason}; {reason} and continue with run_dir={self.folder}")
             self._warn(f"{outcome.reason}; trying again with another instance ({attempt + 1} of {retries})")
             try:
                 outcome = self._anywhere()
-            except JobError as error:  # what the first one measured is there
+            except (JobError, RequestError) as error:  # what the first one measured is there
                 return Outcome("partial", f"{outcome.reason}; {error}; continue with run_dir={self.folder}")
         if outcome.status != LOST:
             return outcome
@@ -134,6 +134,12 @@ class Renting:
         least = min(cost.bill_usd(one.usd_per_hour, ENDING_S, self._settings.billing.get(one.cloud)) for one in offers)
         return "" if spent + least <= most else f"another instance would pass launch.max_usd={most:g}; raise it"
 
+    def _at_most(self, choice: Choice, cluster: Cluster) -> float:
+        """What this run may cost by now, while it isn't known whether anything is up."""
+        seconds = time.time() - (cluster.attempt.requested_at or time.time()) + ENDING_S
+        bills = [cost.bill_usd(one.usd_per_hour, seconds, self._settings.billing.get(one.cloud)) for one in choice.offers]
+        return self._paid() + max(bills)
+
     def _paid(self) -> float:
         """What the clusters of this run that have ended cost."""
         return sum(one.cost_usd for one in self.record.attempts[self._before :] if one.cost_usd is not None)
@@ -147,6 +153,8 @@ class Renting:
             try:
                 return self._on(choice)
             except NoCapacity as error:
+                if not self.record.attempts[-1].confirmed_down:
+                    raise
                 refusals.append(f"{choice.gpu}: {error}")
                 self._warn(f"gpu={choice.gpu} can't be had now: {error}")
         if not self._settings.launch.fallback:
@@ -179,7 +187,7 @@ class Renting:
             self._launch(choice, cluster)
             outcome = self._follow(cluster)
         except NoCapacity as error:
-            outcome = Outcome(NO_CAPACITY, str(error))
+            outcome = Outcome("too slow" if isinstance(error, _TooSlow) else NO_CAPACITY, str(error))
             raise
         except KeyboardInterrupt:
             outcome = Outcome("interrupted", "")
@@ -190,17 +198,21 @@ class Renting:
         except JobError as error:
             outcome = Outcome("failed", str(error))
         finally:
-            attempt.outcome, attempt.reason = outcome.status, outcome.reason
-            self._end(cluster)
+            while self._cluster is cluster:
+                with contextlib.suppress(KeyboardInterrupt):  # one that comes before the end can't be interrupted any more
+                    attempt.outcome, attempt.reason = outcome.status, outcome.reason
+                    self._end(cluster)
         return outcome
 
     def _launch(self, choice: Choice, cluster: Cluster) -> None:
         """Ask for the cluster and wait until its job is submitted. Raises NoCapacity, JobError or RequestError."""
         launch, entry = self._settings.launch, cluster.held.entry
         self._phase("provisioning", _described(choice.offers[0]))
-        task.stage(choice.job, launch.include, self.folder, self._stage)
+        server.check_guard(self._sky, launch.credentials)  # the server may be another one by now
+        stage = _stage(entry.cluster)  # of this cluster alone: SkyPilot reads it minutes later
+        task.stage(choice.job, launch.include, self.folder, stage)
         rendered = task.render(
-            choice.offers, self._settings.images, self._stage, disk_gb=launch.disk_gb,
+            choice.offers, self._settings.images, stage, disk_gb=launch.disk_gb,
             idle_minutes=launch.idle_minutes if choice.autodown else None, setup_limit_s=60 * launch.setup_minutes,
             limit_s=self._settings.limit_s, python=launch.python, setup=launch.setup,
         )  # fmt: skip
@@ -210,7 +222,9 @@ class Renting:
             until = time.monotonic() + 60 * launch.setup_minutes
             while self._is_running(request):
                 if time.monotonic() > until:
-                    raise NoCapacity(f"nothing came up within {launch.setup_minutes:g} min (launch.setup_minutes)")
+                    raise _TooSlow(f"nothing came up within {launch.setup_minutes:g} min (launch.setup_minutes)")
+                if launch.max_usd is not None and self._at_most(choice, cluster) > launch.max_usd:
+                    raise JobError(f"provisioning may have cost launch.max_usd={launch.max_usd:g} by now; raise it")
                 self._phase("provisioning", _described(choice.offers[0]))
                 time.sleep(POLL_S)
             launched = self._sky.launched(request)
@@ -293,6 +307,7 @@ class Renting:
             else:
                 cluster.held.release()
                 self._alarm(ended.line)
+            task.remove(_stage(attempt.cluster))
             self._cluster = None
 
     def _write(self, name: str, text: Callable[[], str]) -> None:
@@ -317,6 +332,14 @@ class Renting:
     def _save(self) -> None:
         with contextlib.suppress(OSError):  # a full disk; the ledger is elsewhere
             self.record.save(self.folder)
+
+
+class _TooSlow(NoCapacity):
+    """Nothing came up in time; something may have been billed."""
+
+
+def _stage(cluster: str) -> Path:
+    return ledger.folder() / "staged" / cluster
 
 
 def _described(offer: Offer) -> str:

@@ -12,7 +12,7 @@ def harmless(tell: Callable[[T], None]) -> Callable[[T], None]:
     """Return `tell` without the errors of a terminal that was closed or a pipe that nobody reads: the run goes on without it."""
 
     def told(what: T) -> None:
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(Exception):  # a terminal raises OSError, a closed file ValueError, a signal handler RuntimeError
             tell(what)
 
     return told

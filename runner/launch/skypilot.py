@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from runner.errors import JobError, RequestError, one_line
 from runner.launch.names import GUARD
 from runner.launch.offers import Offer
+from runner.masking import mask
 
 T = TypeVar("T")
 
@@ -77,6 +78,7 @@ class Sky:
         version()
         # One file for good: SkyPilot's loggers keep the stream that they met first.
         self._log = open(log, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+        self._launching: set[str] = set()
         self._one_at_a_time = threading.RLock()  # two threads that redirect stdout would not put it back
         os.environ.setdefault("SKYPILOT_DISABLE_USAGE_COLLECTION", "1")  # nothing is sent to anybody who was not named
         with self._quietly():
@@ -102,14 +104,11 @@ class Sky:
         if not common.is_api_server_local():
             common.check_server_healthy_or_start_fn()
             return False
-        if common.get_api_server_status(common.get_server_url()).status == common.ApiServerStatus.HEALTHY:
-            return False
-        before = os.environ.get(PLUGINS)
+        # For the life of this process: SkyPilot's client starts a local server again that has died, without a word.
         os.environ[PLUGINS] = str(_plugins_file(folder))
-        try:
-            self._sdk.api_start()
-        finally:
-            os.environ.pop(PLUGINS) if before is None else os.environ.update({PLUGINS: before})
+        if self._runs():
+            return False
+        self._sdk.api_start()
         return True
 
     def is_guarded(self) -> bool:
@@ -151,20 +150,24 @@ class Sky:
         Ctrl-C is answered when it is known what became of the request: one that arrives later would rent behind our back.
         Raises RequestError when SkyPilot refuses the task.
         """
+        self._launching.add(cluster)  # until it is known what became of it, an upload that outlives our patience included
 
         def ask() -> str:
-            return str(self._sdk.launch(self._sky.Task.from_yaml_config(dict(task)), cluster_name=cluster))
+            try:
+                return str(self._sdk.launch(self._sky.Task.from_yaml_config(dict(task)), cluster_name=cluster))
+            finally:
+                self._launching.discard(cluster)
 
         try:
             return self._ask(ask, 300.0, to_the_end=True)  # the code is uploaded to a remote server first
-        except Unreachable:
+        except (Unreachable, NoCapacity):
             raise
         except JobError as error:
             raise RequestError(f"SkyPilot refuses the task: {error}") from error
 
     def is_running(self, request: str) -> bool:
         """Whether a request is still being worked on."""
-        found = self._ask(lambda: self._sdk.api_status(request_ids=[request], fields=["request_id", "status"]))
+        found = self._requests(request_ids=[request])
         return any(str(one.status) in WORKING for one in found)
 
     def launched(self, request: str) -> Launched:
@@ -184,9 +187,26 @@ class Sky:
 
     def requests(self, cluster: str) -> list[str]:
         """Return the requests for a cluster that are still being worked on, whoever made them."""
-        fields = ["request_id", "status", "cluster_name"]
-        found = self._ask(lambda: self._sdk.api_status(cluster_name=cluster, fields=fields))
+        if cluster in self._launching:
+            raise Unreachable("the launch itself has not been answered yet")
+        found = self._requests(cluster_name=cluster)
         return [str(one.request_id) for one in found if str(one.status) in WORKING and one.cluster_name == cluster]
+
+    def _requests(self, **which: Any) -> list[Any]:
+        """Ask for requests. Raises Unreachable when no local server runs, which SkyPilot's client takes for "none"."""
+        from sky.server import common
+
+        def ask() -> list[Any]:
+            if common.is_api_server_local() and not self._runs():
+                raise ConnectionError("the local API server has ended")
+            return list(self._sdk.api_status(fields=["request_id", "status", "cluster_name"], **which))
+
+        return self._ask(ask)
+
+    def _runs(self) -> bool:
+        from sky.server import common
+
+        return bool(common.get_api_server_status(common.get_server_url()).status == common.ApiServerStatus.HEALTHY)
 
     def cancel(self, request: str) -> None:
         """Abort a request that is being worked on."""
@@ -296,13 +316,16 @@ class Sky:
         return answer[0]
 
     def _translated(self, error: BaseException) -> JobError:
+        from requests.exceptions import RequestException  # what SkyPilot's client speaks HTTP with
+
         kinds = self._exceptions
-        text = _plain(str(error)) or type(error).__name__
+        text = mask(_plain(str(error))) or type(error).__name__
         if isinstance(error, kinds.ResourcesUnavailableError):
             # SkyPilot's own text is a page with advice for its command line; each attempt's reason is in here.
             reasons = [_plain(str(one)) for one in getattr(error, "failover_history", None) or []]
             return NoCapacity("; ".join(dict.fromkeys(reasons))[:MOST_TEXT] or text[:MOST_TEXT])
-        if isinstance(error, kinds.ApiServerConnectionError | ConnectionError | TimeoutError):
+        away = (kinds.ApiServerConnectionError, RequestException, ConnectionError, TimeoutError)
+        if isinstance(error, away):
             return Unreachable(f"SkyPilot's API server can't be reached ({text})")
         return JobError(text)
 
@@ -365,4 +388,4 @@ def remote_endpoint() -> str | None:
     """Return the address of the remote API server in use, None for a local one. SkyPilot must have been imported."""
     from sky.server import common
 
-    return None if common.is_api_server_local() else str(common.get_server_url())
+    return None if common.is_api_server_local() else mask(str(common.get_server_url()))

@@ -11,7 +11,7 @@ from runner.errors import JobError
 from runner.launch.ledger import Entry
 from runner.launch.skypilot import Sky
 
-TRIES = 4
+TRIES = 5
 PAUSE_S = 5.0
 LOG = "teardown.log"
 
@@ -41,10 +41,10 @@ def end(sky: Sky, entry: Entry, folder: Path | None, tell: Callable[[str], None]
     What was asked and answered goes to `teardown.log` in `folder`.
     """
     say = _logger(folder)
-    reason = ""
+    reason, clean = "", 0
     for attempt in range(TRIES):
         if attempt:
-            tell(f"{entry.cluster} is still there ({reason}); trying again")
+            tell(f"{entry.cluster}: its end is not certain yet ({reason}); asking again")
             time.sleep(PAUSE_S * attempt)
         reasons = []
         for ask in (_cancel_launches, _down):
@@ -60,10 +60,12 @@ def end(sky: Sky, entry: Entry, folder: Path | None, tell: Callable[[str], None]
             say(f"sky status: {error}")
         else:
             say(f"sky status {entry.cluster}: {state or 'no such cluster'}")
-            if state is None and not reasons:
-                return Ended(entry.cluster, True)
             reasons += [f"sky status says {state}"] if state else []
-        reason = reasons[0]
+        clean = 0 if reasons else clean + 1
+        # After trouble it is asked twice: a server that died may have left a launch that still goes on.
+        if clean > bool(reason):
+            return Ended(entry.cluster, True)
+        reason = reasons[0] if reasons else reason
     return Ended(entry.cluster, False, reason)
 
 

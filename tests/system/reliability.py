@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from tests.system.conftest import ROOT
+
 HEAD = """\
 # What happens when things go wrong
 
@@ -48,6 +50,12 @@ class Reliability:
 
     rows: list[Row] = field(default_factory=list)
     figures: dict[str, float] = field(default_factory=dict)
+
+    def add(self, row: Row) -> None:
+        """Keep a row, and write the page where `make reliability` wants it: a session that is stopped has its page so far."""
+        self.rows.append(row)
+        if path := os.environ.get("CROSSOVER_RELIABILITY"):
+            self.write(ROOT / path)
 
     def write(self, path: Path) -> None:
         """Write the page."""

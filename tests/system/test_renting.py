@@ -48,7 +48,7 @@ def checked(lab, reliability):
             clusters=len(left["clusters"]), jobs=len(left["jobs"]), processes=len(left["processes"]),
             mlflow=", ".join(one.info.status for one in runs) or "no run", seconds=took, note=note,
         )  # fmt: skip
-        reliability.rows.append(row)
+        reliability.add(row)
         assert not any(left.values()), left
         assert run.ledger() == []
         assert lost == []
