@@ -170,7 +170,7 @@ def test_a_word_interrupts_the_worker_and_a_broken_connection_does_not(node):
     while stream.next(0.2) is None:
         pass
     stream.stop()
-    assert worker.wait(5) == -2
+    assert worker.wait(30) == -2
     stream.close()
 
 

@@ -75,8 +75,10 @@ class Run:
         self.started_at = time.time()
         with open(self.scratch / "said", "w") as said:
             self.process = subprocess.Popen(
-                command, env=self.environment(), cwd=self.scratch, stdout=said, stderr=said, text=True, stdin=subprocess.DEVNULL
-            )
+                command, env=self.environment(), cwd=self.scratch, stdout=said, stderr=said, text=True, stdin=subprocess.DEVNULL,
+                # A test session in the background ignores Ctrl-C, and so would what it starts.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            )  # fmt: skip
         return self.process
 
     def command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
