@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,3 +26,13 @@ def run_folder(out: str, run_dir: str | None, workload: str, job_hash: str) -> P
         return Path(os.path.abspath(run_dir))
     now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     return Path(out).absolute() / workload / f"{now}-{job_hash[:8]}-{secrets.token_hex(2)}"
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file beside its place and move it there: no reader ever sees half of it. Raises OSError."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    try:
+        beside.write_text(text)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
