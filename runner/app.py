@@ -45,13 +45,15 @@ def run(config: RunConfig, overrides: list[str], folders: Sequence[Path]) -> int
     if config.launch.dry_run:
         print("\n".join(plan.describe(made)))
         return EXIT_DONE
-    _end_what_was_left()
+    from runner.launch import left
+
+    left.end_all()
     return _measure(made)
 
 
 def _rent(made: Plan, overrides: Sequence[str], folders: Sequence[Path]) -> int:
     """Show what the job would cost where, and, unless it is a dry run, run it there."""
-    from runner.launch import offering, server
+    from runner.launch import left, offering, server
 
     with contextlib.ExitStack() as stack:
         sky, why_not = None, ""
@@ -62,8 +64,8 @@ def _rent(made: Plan, overrides: Sequence[str], folders: Sequence[Path]) -> int:
                 raise
             why_not = str(error)
         if sky and not made.config.launch.dry_run:
-            _end_what_was_left()  # also when this run is refused
-        offered = offering.make(made, overrides, folders, sky, why_not)
+            left.end_all()  # also when this run is refused
+        offered = offering.make([made], folders, sky, why_not)
         if made.config.launch.dry_run:
             print("\n".join([*plan.describe(made), *offered.lines(sys.stdout)]))
             return EXIT_DONE
@@ -80,7 +82,7 @@ def _measure_there(made: Plan, offered: "Offered", sky: "Sky") -> int:
     choices, settings = offered.choices(), offered.settings()  # or why there are none
     server.check_guard(sky, made.config.launch.credentials)
     where, warning = _tracking(made)
-    _claim(made, [choice.job.hash for choice in choices])
+    _claim(made, [choice.jobs[0].hash for choice in choices])
     display = for_mode(made.config.display, sys.stdout)
     if made.config.display in ("auto", "rich", "plain"):
         print("\n".join(offered.lines(sys.stdout)), flush=True)
@@ -94,7 +96,7 @@ def _measure_there(made: Plan, offered: "Offered", sky: "Sky") -> int:
     threading.Thread(target=_import, args=(where is not None,), daemon=True).start()  # while a machine is being provisioned
 
     def chosen(choice: "Choice", attempt: "Attempt") -> None:
-        plan.save(choice.job, made.folder / "job.json")
+        plan.save(choice.jobs[0], made.folder / "job.json")
         if recorder:
             recorder.retag(tags | offering.tags(attempt))
 
@@ -118,30 +120,6 @@ def _measure_there(made: Plan, offered: "Offered", sky: "Sky") -> int:
     return code if all(one.confirmed_down for one in renting.record.attempts) else max(code, EXIT_FAILED)
 
 
-def _end_what_was_left() -> None:
-    """End what an earlier run of this program rented and, killed, could not end."""
-    from runner.launch import ledger
-
-    if not ledger.left_behind():
-        return
-    from runner.launch import left, server
-
-    try:
-        with server.connected() as sky:
-            if sky is None:
-                raise RequestError("SkyPilot was never used from this HOME; set HOME to the one that rented it")
-            for entry in ledger.left_behind():
-                print(f"ending {entry.cluster}, which a run that was killed left behind", file=sys.stderr, flush=True)
-                ended = left.end(sky, entry, force=False)
-                if ended is None:
-                    continue  # another command is at it
-                print(ended.line if ended.confirmed else f"ALARM: {ended.line}", file=sys.stderr, flush=True)
-    except RequestError as error:  # this run has nothing to do with it
-        print(
-            f"ALARM: what a killed run left behind still runs: {error}; python -m runner.launch down", file=sys.stderr, flush=True
-        )
-
-
 def _measure(made: Plan) -> int:
     """Run the job on this machine."""
     display = for_mode(made.config.display, sys.stdout)
@@ -162,12 +140,14 @@ def _measure(made: Plan) -> int:
         raise
     sinks: list[Sink] = [display, recorder] if recorder else [display]
     try:
-        outcome = worker.run(sinks)
+        outcome = worker.run(made.folder, sinks)
     except JobError as error:
         outcome = Outcome("failed", str(error))
     except RequestError:
         display.close()
         raise
+    finally:
+        worker.close()
     return _conclude(made.folder, outcome, display, recorder, [])
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from runner.config import check_gpu
-from runner.errors import RequestError, one_line
-from runner.schema import read
+from runner.errors import RequestError
+from runner.schema import read_group
 from runner.spec import GpuSpec
 
 GIB = 2**30
@@ -110,23 +110,7 @@ def load_specs(folders: Iterable[Path]) -> dict[str, GpuSpec]:
 
     Raises RequestError for a file that is no GPU.
     """
-    import yaml
-
-    specs: dict[str, GpuSpec] = {}
-    for folder in folders:
-        for path in sorted((folder / "gpu").glob("*.yaml")):
-            try:
-                data = yaml.safe_load(path.read_text())
-            except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-                raise RequestError(f"can't read {path}: {one_line(str(error))}") from error
-            if path.stem in specs or not isinstance(data, dict) or path.stem == "local" or "defaults" in data:
-                continue
-            try:
-                specs[path.stem] = read(GpuSpec, data, "gpu")
-                check_gpu(specs[path.stem], "gpu")
-            except RequestError as error:
-                raise RequestError(f"{path}: {error}") from error
-    return specs
+    return read_group(GpuSpec, folders, "gpu", "local", lambda spec, choice: check_gpu(spec, "gpu"))
 
 
 def identify(gpu: DetectedGpu, specs: Mapping[str, GpuSpec]) -> tuple[str, GpuSpec] | None:

@@ -4,12 +4,12 @@ One attempt is one cluster: its offer, its times, how its end was confirmed, its
 """
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from runner.errors import RequestError
+from runner.paths import write_whole
 
 NAME = "launch.json"
 
@@ -20,7 +20,8 @@ class Attempt:
 
     `gpu` is the choice of `gpu/` that it is, `asked_gpu` the one the user asked for: they differ after a fallback. The lifetime
     is `down_at - requested_at`; `billed_s` is it under the cloud's rule (`increment_s`, `minimum_s`), `cost_usd` = price x that,
-    and `sky_cost_usd` is what SkyPilot reports. `confirmed_down` is whether SkyPilot was asked and no longer knows the cluster.
+    and `sky_cost_usd` is what SkyPilot reports. `share` is this run's part of a machine that it shared with others of a sweep: by
+    time, and `billed_s` and the costs are that part of the cluster's. `confirmed_down` is whether SkyPilot was asked and no longer knows the cluster.
     """
 
     cluster: str
@@ -45,6 +46,7 @@ class Attempt:
     billed_s: float | None = None
     cost_usd: float | None = None
     sky_cost_usd: float | None = None
+    share: float = 1.0
 
 
 @dataclass
@@ -63,9 +65,7 @@ class Rental:
 
     def save(self, folder: Path) -> None:
         """Write the file, whole or not at all. Raises OSError when the folder can't be written."""
-        beside = folder / f".{NAME}.{os.getpid()}"
-        beside.write_text(json.dumps(asdict(self), indent=1) + "\n")
-        os.replace(beside, folder / NAME)
+        write_whole(folder / NAME, json.dumps(asdict(self), indent=1) + "\n")
 
 
 def load(folder: Path) -> Rental | None:

@@ -7,11 +7,12 @@ specs here are frozen and nested. The types used are few, so reading them is sho
 import dataclasses
 import math
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from runner.errors import RequestError, nearest
+from runner.errors import RequestError, nearest, one_line
 
 T = TypeVar("T")
 
@@ -37,6 +38,35 @@ def read(cls: type[T], data: Any, key: str) -> T:
         if required and name not in data:
             raise RequestError(f"{_join(key, name)} is missing; expected {_describe(hints[name])}")
     return cls(**{name: _value(hints[name], value, _join(key, name)) for name, value in data.items()})
+
+
+def read_group(
+    cls: type[T], folders: Iterable[Path], group: str, left_out: str, check: Callable[[T, str], object]
+) -> dict[str, T]:
+    """Return the files of the config folders' `group/` as dataclasses, by choice; of two with one name the first folder's stands.
+
+    That is as in Hydra. Left out are one choice, and files that build on others through a defaults list, which Hydra alone reads.
+    `check` is given each with its choice, to raise RequestError.
+
+    Raises RequestError for a file that can't be read or is none of `cls`.
+    """
+    import yaml
+
+    found: dict[str, T] = {}
+    for folder in folders:
+        for path in sorted((folder / group).glob("*.yaml")):
+            try:
+                data = yaml.safe_load(path.read_text())
+            except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+                raise RequestError(f"can't read {path}: {one_line(str(error))}") from error
+            if path.stem in found or not isinstance(data, dict) or path.stem == left_out or "defaults" in data:
+                continue
+            try:
+                found[path.stem] = read(cls, data, group)
+                check(found[path.stem], path.stem)
+            except RequestError as error:
+                raise RequestError(f"{path}: {error}") from error
+    return found
 
 
 @cache

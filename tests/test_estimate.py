@@ -15,7 +15,7 @@ from runner.config import LaunchConfig
 from runner.gpus import GIB, DetectedGpu
 from runner.job import at_most_s, measurements
 from runner.launch import estimate as module
-from runner.launch.estimate import History, Past, estimate, history, learn, per_offer
+from runner.launch.estimate import History, Past, estimate, learn, per_offer
 from runner.launch.offers import Offer
 from runner.launch.prices import clouds
 from runner.paths import conf_dir
@@ -35,18 +35,15 @@ def job(*overrides: str) -> dict[str, Any]:
 JOB = job("gpu=h200")
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an SQLite store with nothing in it: creating one takes seconds, copying it none."""
-    folder = tmp_path_factory.mktemp("store")
-    connect(place(None, "warm-up", None, folder))
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
 def where(tmp_path: Path, empty_store: Path) -> Place:
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     return place(None, "matmul", None, tmp_path)
+
+
+def history(where: Place | None) -> History:
+    """Return what is known of JOB on its own GPU."""
+    return module.history(where, JOB, {"h200": H200})["h200"]
 
 
 def ran(
@@ -131,39 +128,48 @@ def test_a_real_store_is_read(where: Place) -> None:
     ran(where, gpu=H100, measure_s=9000, measurements=10)
     ran(where)  # a run that measured nothing
     ran(where, measure_s=9000, measurements=10, own=job("gpu=h200", "measure=quick"))  # taken in another way
-    found = history(where, JOB, H200)
+    found = history(where)
     assert (found.runs, found.each_s, dict(found.setup_s), found.other_gpus) == (3, 2.0, {"runpod": 90}, False)
 
 
 def test_a_run_without_params_counts(where: Place) -> None:
     ran(where, measure_s=10, measurements=10, own={})
-    assert history(where, JOB, H200).each_s == 1.0
+    assert history(where).each_s == 1.0
 
 
 def test_runs_on_other_gpus_count_when_there_are_no_others(where: Place) -> None:
     ran(where, gpu=H100, measure_s=10, measurements=10)
-    found = history(where, JOB, H200)
+    found = history(where)
     assert (found.each_s, found.other_gpus) == (1.0, True)
+
+
+def test_the_store_is_read_once_for_all_gpus(where: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Place] = []
+    past = [Past(H200, None, None, 10, 10), Past(H100, None, None, 20, 10)]
+    monkeypatch.setattr(module, "_read", lambda where, job: asked.append(where) or past)
+    found = module.history(where, JOB, {"h200": H200, "h100": H100})
+    assert {choice: one.each_s for choice, one in found.items()} == {"h200": 1.0, "h100": 2.0}
+    assert asked == [where]
 
 
 def test_reading_creates_nothing(tmp_path: Path, where: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    assert history(place(None, "matmul", None, folder / "out"), JOB).why_none == "no earlier runs"
-    assert history(place(None, "no such experiment", None, tmp_path), JOB).why_none == "no earlier runs"
+    assert history(place(None, "matmul", None, folder / "out")).why_none == "no earlier runs"
+    assert history(place(None, "no such experiment", None, tmp_path)).why_none == "no earlier runs"
     assert connect(where)[0].get_experiment_by_name("no such experiment") is None
     assert list(folder.iterdir()) == []
 
 
 def test_nothing_recorded_is_no_history() -> None:
-    assert history(None, JOB) == History(why_none="nothing is recorded")
+    assert history(None) == History(why_none="nothing is recorded")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a database, " * 100])
 def test_a_file_that_is_no_store_is_no_history_and_stays_as_it_is(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "mlflow.db").write_bytes(content)
-    assert history(place(None, "matmul", None, tmp_path), JOB).runs == 0
+    assert history(place(None, "matmul", None, tmp_path)).runs == 0
     assert (tmp_path / "mlflow.db").read_bytes() == content
     assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
 
@@ -173,21 +179,21 @@ def test_a_server_that_is_not_there_is_no_history_and_soon_said() -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     started = time.monotonic()
-    found = history(Place(f"http://me:secret@127.0.0.1:{port}", "matmul"), JOB)
+    found = history(Place(f"http://me:secret@127.0.0.1:{port}", "matmul"))
     assert time.monotonic() - started < 10
     assert found.why_none == f"http://***@127.0.0.1:{port} could not be read"
     assert estimate(JOB, found).source.startswith(found.why_none)
 
 
 def test_a_store_of_another_kind_is_no_history() -> None:
-    assert history(Place("ftp://host/x", "matmul"), JOB).runs == 0
+    assert history(Place("ftp://host/x", "matmul")).runs == 0
 
 
 def test_a_store_that_never_answers_is_given_up(where: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "READ_S", 0.2)
     monkeypatch.setattr(module, "_read", lambda *_: time.sleep(5))
     started = time.monotonic()
-    assert "did not answer within" in history(where, JOB).why_none
+    assert "did not answer within" in history(where).why_none
     assert time.monotonic() - started < 3
 
 
@@ -196,7 +202,7 @@ def test_a_store_that_breaks_while_it_is_read_is_no_history(where: Place, monkey
         raise RuntimeError("the schema\nis too new")
 
     monkeypatch.setattr(module, "_read", broken)
-    assert history(where, JOB).why_none.endswith("could not be read: the schema")
+    assert history(where).why_none.endswith("could not be read: the schema")
 
 
 def test_the_examples_in_the_module_are_true() -> None:

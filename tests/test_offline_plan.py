@@ -5,7 +5,6 @@ The rows of the catalog are written here. That its clouds are enabled is written
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.conftest import ROOT, free_port
+from tests.system.conftest import ROOT, end_group, free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 pytest.importorskip("sky.server", reason="SkyPilot is not installed")
@@ -51,9 +50,9 @@ from runner.launch import names, offering, server, task
 composed = compose(sys.argv[1:])
 made = plan.make(composed.config, composed.folders, composed.overrides, [])
 with server.connected() as sky:
-    offered = offering.make(made, composed.overrides, composed.folders, sky)
+    offered = offering.make([made], composed.folders, sky)
     settings, choice = offered.settings(), offered.choices()[0]
-    task.stage(choice.job, [], Path("run"), Path("staged"))
+    task.stage([(choice.jobs[0], Path("run"))], [], Path("staged"))
     rendered = task.render(
         choice.offers[::-1] if REVERSED else choice.offers, settings.images, Path("staged").resolve(), disk_gb=64,
         idle_minutes=5 if choice.autodown else None, setup_limit_s=1800, limit_s=settings.limit_s, python=None, setup=None,
@@ -126,13 +125,7 @@ def serving(place: Place) -> Iterator[None]:
             time.sleep(0.2)
         yield
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            server.wait(10)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
+        end_group(server)
 
 
 @pytest.fixture(scope="module")

@@ -310,7 +310,7 @@ def choice(
     variants: list[str] = SLOW, sizes: list[int] = FEW, name: str = "a", offers: Sequence[Offer] = (OFFER,), **fields: Any
 ) -> Choice:
     """Return a GPU to run on, by the name of its file, with a job of the planted workload."""
-    return Choice(name, planted_job(variants, sizes, provenance=MODULE, **fields), offers)
+    return Choice(name, [planted_job(variants, sizes, provenance=MODULE, **fields)], offers)
 
 
 NEVER = choice(["never"])
@@ -390,7 +390,7 @@ def test_where_the_first_gpu_can_not_be_had_the_fallback_is_measured_and_labelle
     other = choice(["honest"], [64], "b", [OTHER], seed=2)
     outcome = world.rent(choice(["honest"], [64]), other, fallback=["b"])
     assert outcome.status == "complete"
-    assert {event["hash"] for event in world.events() if event["event"] == "job_started"} == {other.job.hash}
+    assert {event["hash"] for event in world.events() if event["event"] == "job_started"} == {other.jobs[0].hash}
     assert world.chosen == [("b", "seconds")]
     assert any("gpu=a can't be had now" in one for one in world.warnings)
     assert any(one.startswith("FALLBACK: gpu=a could not be had; this run is on b") for one in world.warnings)

@@ -13,6 +13,7 @@ import pytest
 
 from runner.errors import JobError, RequestError
 from runner.launch import skypilot
+from runner.launch.asking import NoCapacity, Unreachable
 from runner.paths import ROOT
 
 USED = {
@@ -27,7 +28,6 @@ USED = {
     "list_accelerators": ["name_filter", "quantity_filter", "clouds", "all_regions", "require_price"],
     "status": ["cluster_names", "refresh"],
     "job_status": ["cluster_name", "job_ids"],
-    "tail_logs": ["cluster_name", "job_id", "follow", "output_stream"],
     "down": ["cluster_name"],
     "cost_report": ["days"],
 }
@@ -124,7 +124,7 @@ def sky(sdk, tmp_path):
 
 def test_a_question_without_an_answer_ends_in_time(sky):
     began = time.monotonic()
-    with pytest.raises(skypilot.Unreachable, match="did not answer"):
+    with pytest.raises(Unreachable, match="did not answer"):
         sky._ask(lambda: time.sleep(60), 0.3)
     assert time.monotonic() - began < 5
 
@@ -150,7 +150,7 @@ def test_what_skypilot_prints_and_raises_stays_off_the_terminal(sky, tmp_path, c
         print("Provisioning...")
         raise exceptions.ResourcesUnavailableError("\x1b[31mFailed to provision\x1b[0m\nall resources")
 
-    with pytest.raises(skypilot.NoCapacity, match=r"^Failed to provision all resources$"):
+    with pytest.raises(NoCapacity, match=r"^Failed to provision all resources$"):
         sky._ask(full)
     assert capsys.readouterr().out == ""
     assert "Provisioning..." in (tmp_path / "log").read_text()
@@ -160,3 +160,14 @@ def test_what_skypilot_prints_and_raises_stays_off_the_terminal(sky, tmp_path, c
 
     with pytest.raises(JobError):
         sky._ask(exits)
+
+
+def test_what_skypilot_raises_has_no_secrets(sky):
+    from sky import exceptions
+
+    def full():
+        tries = [ValueError("\x1b[31mno room at https://me:secret@cloud/api?token=abc\x1b[0m")]
+        raise exceptions.ResourcesUnavailableError("all resources", failover_history=tries)
+
+    with pytest.raises(NoCapacity, match=r"^no room at https://\*\*\*@cloud/api\?token=\*\*\*$"):
+        sky._ask(full)

@@ -57,7 +57,7 @@ def test_the_code_the_job_and_what_is_measured_travel_and_nothing_else(tmp_path)
     (mine / "helper.py").write_text("x = 1\n")
     (run / journal.NAME).write_text('{"event":"job_started"}\n')
     job = planted_job(["fp32"], module="workloads.matmul")
-    task.stage(job, [str(mine)], run, stage)
+    task.stage([(job, run)], [str(mine)], stage)
     assert sorted(path.name for path in stage.iterdir()) == [
         ".skyignore", "job.json", "mine", "out", "runner", "sky", "workloads",
     ]  # fmt: skip

@@ -37,14 +37,6 @@ ARTIFACTS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an SQLite store with nothing in it: creating one takes seconds, copying it none."""
-    folder = tmp_path_factory.mktemp("store")
-    connect(place(None, "warm-up", None, folder))
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
 def out(tmp_path: Path, empty_store: Path) -> Path:
     shutil.copy(empty_store, tmp_path / "mlflow.db")
@@ -57,13 +49,20 @@ def where(out: Path) -> Place:
 
 
 def record(
-    folder: Path, where: Place, run: Fabricated, status: str = "complete", reason: str = "", count: int | None = None
+    folder: Path,
+    where: Place,
+    run: Fabricated,
+    status: str = "complete",
+    reason: str = "",
+    count: int | None = None,
+    plots: bool = False,
 ) -> Recorder:
+    """Record a run as a launcher does; with `plots`, which take a second, where a test looks at them."""
     events = write(run, folder, run.events()[:count])
     recorder = Recorder(folder, where, {"target": "local", "team": "kernels"})
     for event in events:
         recorder.event(event)
-    report.write(folder)
+    report.write(folder, plots)
     recorder.finish(status, reason)
     return recorder
 
@@ -86,7 +85,7 @@ def history(client: Any, run_id: str) -> dict[str, list[tuple[int, int, float]]]
 
 def test_a_recorded_run_has_its_curves_tags_params_and_artifacts(out: Path, where: Place) -> None:
     run = matmul()
-    recorder = record(out / "run", where, run)
+    recorder = record(out / "run", where, run, plots=True)
     assert recorder.problem is None
     client = store(where)
     found = client.get_run(recorder.run_id)
@@ -113,7 +112,7 @@ def test_a_recorded_run_has_its_curves_tags_params_and_artifacts(out: Path, wher
 
 
 def test_what_a_whole_is_made_of_is_a_curve_per_stage(out: Path) -> None:
-    recorder = record(out / "run", place(None, "step", None, out), staged())
+    recorder = record(out / "run", place(None, "step", None, out), staged(), plots=True)
     client = store(recorder.where)
     curve = client.get_metric_history(recorder.run_id, "share/scoring")
     assert [point.step for point in curve] == [1024, 4096]
@@ -274,7 +273,7 @@ def test_a_rented_run_has_its_bill(out: Path, where: Place) -> None:
     (out / "run").mkdir()
     lost = cluster(1, spot=True, outcome="lost", cost_usd=0.02, sky_cost_usd=None)
     rent(out / "run", lost, refused(2), cluster(3))
-    recorder = record(out / "run", where, matmul())
+    recorder = record(out / "run", where, matmul(), plots=True)
     client = store(where)
     found = client.get_run(recorder.run_id)
     expected = {"cost_usd": 0.08, "cost_usd_per_case": 0.08 / 7, "billed_s": 720.0, "rental_setup_s": 150.0}
@@ -395,7 +394,7 @@ def test_a_worker_that_starts_at_last_goes_on_with_the_run_that_never_started(ou
         assert time.monotonic() < until, second.problem
         time.sleep(0.1)
     assert store(where).get_run(second.run_id).info.status == "RUNNING"
-    report.write(folder)
+    report.write(folder, plots=False)
     second.finish("complete", "")
     assert (second.problem, second.run_id) == (None, first.run_id)
     (found,) = runs(where)

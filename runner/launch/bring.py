@@ -23,7 +23,7 @@ from runner.errors import RequestError
 from runner.launch.task import OUT
 
 LOG = "node.log"
-"""What set-up and worker print, in the folder that the worker writes to."""
+"""What set-up and worker print: in the folder that the worker writes to, and in the run's folder here."""
 SILENCE_S = 12.0
 """A node that says nothing for this long is cut off: it sends a heartbeat every two seconds."""
 SSH = (
@@ -95,12 +95,12 @@ class Journal:
 
 
 class Stream:
-    """One connection to the node that prints its journal from a byte on, and its log; `stop` interrupts the worker there."""
+    """One connection to the node that prints a run's journal from a byte on, and its log; `stop` interrupts the worker there."""
 
-    def __init__(self, node: Node, offset: int, log_offset: int) -> None:
-        """Connect."""
+    def __init__(self, node: Node, offset: int, log_offset: int, out: str = OUT) -> None:
+        """Connect; `out` is where the worker writes the run to, in the folder that travelled."""
         python = '"$(cat .python 2>/dev/null || echo python3)"'
-        files = f"{OUT} --from {offset} --log {OUT}/{LOG} --log-from {log_offset} --progress {OUT}/progress.jsonl"
+        files = f"{out} --from {offset} --log {OUT}/{LOG} --log-from {log_offset} --progress {OUT}/progress.jsonl"
         # A word on stdin interrupts the worker; the end of the connection is no word.
         interrupt = f'exec 3<&0; {{ read -r _ <&3 && kill -INT "$(cat {OUT}/pid)"; }} &'
         self._process = subprocess.Popen(
@@ -158,7 +158,7 @@ class Stream:
 
 
 def message(line: bytes) -> dict[str, Any]:
-    """Return what a line of the stream says; a line that is no JSON object says nothing."""
+    """Return what a line from a worker says; one that is no JSON object, as a workload's own prints, says nothing."""
     try:
         found = json.loads(line)
     except ValueError:

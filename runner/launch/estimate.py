@@ -35,6 +35,7 @@ runs came to the limit itself."""
 READ_S = 20.0
 """How long the store may take, MLflow's import included (3 s here, more on a slow disk)."""
 LATEST = 200
+NO_RUNS = "no earlier runs"
 POLICY = (
     "device", "mode", "measure.target", "measure.max_time_s", "measure.min_time_s", "measure.timings", "measure.warmup.max_s",
     "measure.energy_window_s", "measure.aa_control",
@@ -50,6 +51,7 @@ class Estimate:
     measure_s: float
     at_most_s: float
     source: str
+    setup_at_most_s: float = 0.0
 
     @property
     def total_s(self) -> float:
@@ -69,7 +71,7 @@ class History:
     measure_s: float | None = None
     setup_s: Mapping[str, float] = field(default_factory=dict)
     other_gpus: bool = False
-    why_none: str = "no earlier runs"
+    why_none: str = NO_RUNS
 
 
 @dataclass(frozen=True)
@@ -83,18 +85,25 @@ class Past:
     measurements: float
 
 
-def history(where: "Place | None", job: Mapping[str, Any], gpu: str | None = None) -> History:
-    """Return what earlier runs of a job's workload took (`job` is plain data), those on the GPU of this name if there are any.
+def history(where: "Place | None", job: Mapping[str, Any], gpus: Mapping[str, str | None]) -> dict[str, History]:
+    """Return what earlier runs of a job's workload took (`job` is plain data), by choice of `gpu/`.
 
-    `where` is None when nothing is recorded. Takes at most some `READ_S` seconds; raises nothing.
+    `gpus` is the GPUs' names by choice; the runs on that GPU count if there are any. `where` is None when nothing is recorded.
+    Takes at most some `READ_S` seconds; raises nothing.
     """
+    past, why_none = _past(where, job)
+    return {choice: learn(past, name, why_none) for choice, name in gpus.items()}
+
+
+def _past(where: "Place | None", job: Mapping[str, Any]) -> tuple[list[Past], str]:
+    """Return the earlier runs of a job's workload, and why there are none."""
     if where is None:
-        return History(why_none="nothing is recorded")
+        return [], "nothing is recorded"
     from runner.tracking import store
 
     unread = f"{where.shown} could not be read"
     if not _is_there(where):
-        return History() if where.database_file else History(why_none=unread)
+        return [], NO_RUNS if where.database_file else unread
     found: list[Past] = []
     problem: list[str] = []
 
@@ -109,16 +118,16 @@ def history(where: "Place | None", job: Mapping[str, Any], gpu: str | None = Non
     thread.start()
     thread.join(READ_S)
     if thread.is_alive():
-        return History(why_none=f"{where.shown} did not answer within {READ_S:.0f} s")
-    return History(why_none=f"{unread}: {problem[0]}") if problem else learn(found, gpu)
+        return [], f"{where.shown} did not answer within {READ_S:.0f} s"
+    return ([], f"{unread}: {problem[0]}") if problem else (found, NO_RUNS)
 
 
-def learn(past: Sequence[Past], gpu: str | None) -> History:
-    """Return the medians over the runs on this GPU, over all when there is none on it."""
+def learn(past: Sequence[Past], gpu: str | None, why_none: str = NO_RUNS) -> History:
+    """Return the medians over the runs on this GPU, over all when there is none on it; `why_none` if there is none at all."""
     same = [one for one in past if gpu is not None and one.gpu == gpu]
     chosen = same or list(past)
     if not chosen:
-        return History()
+        return History(why_none=why_none)
     each = [one.measure_s / one.measurements for one in chosen if one.measurements > 0]
     setups: dict[str, list[float]] = {}
     for one in past:  # the GPU has no part in it
@@ -149,7 +158,18 @@ def estimate(job: Mapping[str, Any], past: History, cloud: str | None = None, ha
         source = f"{past.why_none}: " + (f"{TYPICAL:g} of the limit" if job["mode"] == "grid" else "the whole budget")
     else:
         source = f"median of {several(past.runs, 'earlier run')}" + (" on other GPUs" if past.other_gpus else "")
-    return Estimate(setup, measure, longest_setup + longest, source + ("" if known is not None else "; set-up guessed"))
+    source += "" if known is not None else "; set-up guessed"
+    return Estimate(setup, measure, longest_setup + longest, source, longest_setup)
+
+
+def together(estimates: Sequence[Estimate]) -> Estimate:
+    """Return the estimate of jobs that share a machine: one set-up, and the measuring of all."""
+    if len(estimates) == 1:
+        return estimates[0]
+    setup, longest_setup = max(one.setup_s for one in estimates), max(one.setup_at_most_s for one in estimates)
+    longest = longest_setup + sum(one.at_most_s - one.setup_at_most_s for one in estimates)
+    sources = "; ".join(dict.fromkeys(one.source for one in estimates))
+    return Estimate(setup, sum(one.measure_s for one in estimates), longest, sources, longest_setup)
 
 
 def per_offer(
@@ -198,11 +218,12 @@ def _read(where: "Place", job: Mapping[str, Any]) -> list[Past]:
     from runner.tracking.content import params
 
     client = store.load().MlflowClient(tracking_uri=where.uri)
-    experiment = client.get_experiment_by_name(where.experiment)
-    if experiment is None:
+    experiments = [client.get_experiment_by_name(name) for name in dict.fromkeys((where.experiment, store.SWEEPS))]
+    known = [one.experiment_id for one in experiments if one is not None]
+    if not known:
         return []
     runs = client.search_runs(
-        [experiment.experiment_id],
+        known,
         filter_string=f"tags.workload = '{job['workload']}' and metrics.measure_s > 0",
         max_results=LATEST,
         order_by=["attributes.start_time DESC"],

@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,7 +18,10 @@ from runner.errors import RequestError
 
 @dataclass
 class Entry:
-    """A cluster that was asked for, for the run in `folder`, of the SkyPilot server at `endpoint` (None: the local one)."""
+    """A cluster that was asked for, of the SkyPilot server at `endpoint` (None: the local one); `folder` has its `launch.json`.
+
+    `runs` maps the run folders here to where each is on the node.
+    """
 
     cluster: str
     folder: str
@@ -27,6 +30,7 @@ class Entry:
     offer: str = ""
     usd_per_hour: float | None = None
     job_id: int | None = None
+    runs: dict[str, str] = field(default_factory=dict)
 
 
 class Held:

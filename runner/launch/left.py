@@ -3,16 +3,37 @@
 import contextlib
 import hashlib
 import io
+import sys
 import time
 from pathlib import Path
 
 from runner import journal
 from runner.errors import JobError, RequestError
-from runner.launch import bring, ledger, skypilot, task, teardown
+from runner.launch import bring, ledger, server, skypilot, teardown
 from runner.launch.charge import charge
 from runner.launch.ledger import Entry
 from runner.launch.skypilot import Sky
 from runner.rental import load
+
+
+def end_all() -> None:
+    """End what earlier runs of this program rented and, killed, could not end; say so on stderr. Raises nothing."""
+    if not ledger.left_behind():
+        return
+    try:
+        with server.connected() as sky:
+            if sky is None:
+                raise RequestError("SkyPilot was never used from this HOME; set HOME to the one that rented it")
+            for entry in ledger.left_behind():
+                print(f"ending {entry.cluster}, which a run that was killed left behind", file=sys.stderr, flush=True)
+                ended = end(sky, entry, force=False)
+                if ended is None:
+                    continue  # another command is at it
+                print(ended.line if ended.confirmed else f"ALARM: {ended.line}", file=sys.stderr, flush=True)
+    except RequestError as error:  # this run has nothing to do with it
+        print(
+            f"ALARM: what a killed run left behind still runs: {error}; python -m runner.launch down", file=sys.stderr, flush=True
+        )
 
 
 def end(sky: Sky, entry: Entry, force: bool = True) -> teardown.Ended | None:
@@ -28,18 +49,20 @@ def end(sky: Sky, entry: Entry, force: bool = True) -> teardown.Ended | None:
     if held is None and not force:
         return None
     folder = Path(entry.folder) if entry.folder and Path(entry.folder).is_dir() else None
-    if held is not None and folder is not None:
-        _bring_home(sky, entry, folder)
+    runs = [(Path(here), there) for here, there in entry.runs.items() if Path(here).is_dir()]
+    for here, there in runs if held is not None else ():
+        _bring_home(sky, entry, here, there)
     ended = teardown.end(sky, entry, folder)
     if folder is not None:
         _note(sky, entry, folder, ended)
-        _record(folder)
+    for here, _ in runs:
+        _record(here)
     if held is not None:
         held.close() if ended.confirmed else held.release()
     return ended
 
 
-def _bring_home(sky: Sky, entry: Entry, folder: Path) -> None:
+def _bring_home(sky: Sky, entry: Entry, folder: Path, there: str) -> None:
     """Append what the node's journal has beyond ours; a node that can't be reached keeps it."""
     with contextlib.suppress(JobError, RequestError, OSError):
         if sky.cluster_state(entry.cluster) != "UP":
@@ -48,7 +71,7 @@ def _bring_home(sky: Sky, entry: Entry, folder: Path) -> None:
         home = bring.Journal(folder)
         try:
             digest = hashlib.sha256((folder / journal.NAME).read_bytes()[: home.size]).hexdigest()
-            remote = f"{task.OUT}/{journal.NAME}"
+            remote = f"{there}/{journal.NAME}"
             said = node.run(f"head -c {home.size} {remote} | sha256sum; tail -c +{home.size + 1} {remote}", 60.0) or ""
             same, _, more = said.partition("\n")
             if not same.startswith(digest):

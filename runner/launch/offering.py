@@ -19,7 +19,7 @@ from runner.launch.skypilot import Sky
 from runner.plan import Plan
 from runner.rental import Attempt, Rental
 from runner.spec import GpuSpec
-from runner.tracking import store
+from runner.tracking import rented, store
 from runner.units import duration
 
 LEAST_LIMIT_S = 900.0
@@ -29,11 +29,14 @@ LIMIT_FACTOR = 2.0
 
 @dataclass(frozen=True)
 class Offered:
-    """The offers for a plan, ranked. `unasked` says why SkyPilot could not be asked (`enabled` is None then)."""
+    """The offers for plans that share a machine, ranked; what is said of the machine is the same in all of them.
+
+    `jobs` are theirs, by choice of `gpu/`. `unasked` says why SkyPilot could not be asked (`enabled` is None then).
+    """
 
     made: Plan
     gpus: list[str]
-    jobs: Mapping[str, Job]
+    jobs: Mapping[str, Sequence[Job]]
     clouds: Mapping[str, CloudConfig]
     candidates: list[Candidate]
     enabled: list[str] | None
@@ -54,15 +57,20 @@ class Offered:
                 found.append(Choice(gpu, self.jobs[gpu], list(group), autodown))
         return found
 
-    def settings(self) -> Settings:
-        """Return what the rented run is given. Raises RequestError when nothing can be rented."""
-        launch, chosen = self.made.config.launch, self.decide().chosen
-        limit_s = max(LEAST_LIMIT_S, LIMIT_FACTOR * chosen.estimate.at_most_s)
+    def settings(self, max_usd: float | None = None) -> Settings:
+        """Return what the rented runs are given. Raises RequestError when nothing can be rented.
+
+        `max_usd` is their part of a sweep's `launch.max_usd`, None for all of it.
+        """
+        launch, decision = self.made.config.launch, self.decide()
+        if max_usd is not None:
+            launch = dataclasses.replace(launch, max_usd=max_usd)
+        limit_s = max(LEAST_LIMIT_S, LIMIT_FACTOR * decision.chosen.estimate.at_most_s)
         if launch.max_minutes is not None:
             limit_s = 60 * launch.max_minutes
         billing = {name: cloud.billing for name, cloud in self.clouds.items()}
         if launch.max_usd is not None:  # on the node too, where it holds when this machine is gone
-            offers = [one.offer for one in self.decide().order]
+            offers = [one.offer for one in decision.order]
             paid = (cost.longest_s(launch.max_usd, one.usd_per_hour, billing.get(one.cloud)) for one in offers)
             limit_s = min(limit_s, *paid)
         images = {name: launch.image or cloud.image for name, cloud in self.clouds.items()}
@@ -86,35 +94,52 @@ class Offered:
         return found if refusal is None else [*found, f"not now    {refusal}"]
 
 
-def make(made: Plan, overrides: Sequence[str], folders: Sequence[Path], sky: Sky | None, unasked: str = "") -> Offered:
-    """Ask SkyPilot what the plan could be rented on, or look into the price snapshot; learn from earlier runs how long it takes.
+def make(plans: Sequence[Plan], folders: Sequence[Path], sky: Sky | None, unasked: str = "") -> Offered:
+    """Ask SkyPilot what plans that share a machine could be rented on, or look into the price snapshot.
 
-    Raises RequestError for an unknown fallback, or a file to include that is not there.
+    Learns from earlier runs how long they take. Raises RequestError for an unknown fallback, or a file to include that is not
+    there.
     """
+    made = plans[0]
     config = made.config
     task.check_include(config.launch.include)
     specs = _specs(made, folders)
     clouds = prices.clouds(folders, config.cloud)
-    jobs = {config.gpu_choice: made.job}
-    for gpu in specs:
-        if gpu not in jobs:
-            other = dataclasses.replace(config, gpu=specs[gpu], choices={**config.choices, "gpu": gpu})
-            jobs[gpu] = plan.build_job(other, plan.rented(specs[gpu]), folders, overrides)
+    jobs = {gpu: [_job(one, gpu, spec, folders) for one in plans] for gpu, spec in specs.items()}
     enabled, unasked = _enabled(sky, clouds, unasked)
     offers: list[Offer] = []
     for gpu, spec in specs.items():
         own = _catalog(sky, gpu, spec, clouds, enabled or []) if sky else []
         offers += prices.with_snapshot(own, gpu, spec, clouds)
-    where = None
-    if config.tracking.enabled:
-        wanted = config.tracking
-        where = store.place(wanted.uri, wanted.experiment or made.job.workload, wanted.artifact_location, Path(config.out))
-    past = {gpu: estimate.history(where, jobs[gpu].as_dict(), spec.name) for gpu, spec in specs.items()}
-    estimates = {gpu: estimate.per_offer(jobs[gpu].as_dict(), clouds, config.launch, past) for gpu in specs}
+    names = {gpu: spec.name for gpu, spec in specs.items()}
+    past = {one.job.workload: _history(one, names) for one in {one.job.workload: one for one in plans}.values()}
+    estimates = {
+        gpu: [estimate.per_offer(job.as_dict(), clouds, config.launch, past[job.workload]) for job in jobs[gpu]] for gpu in specs
+    }
     candidates = choose.rank(
-        offers, clouds, config.launch, lambda offer: estimates[offer.gpu](offer), cloud=config.cloud.name, enabled=enabled
-    )
+        offers, clouds, config.launch, lambda offer: estimate.together([of(offer) for of in estimates[offer.gpu]]),
+        cloud=config.cloud.name, enabled=enabled,
+    )  # fmt: skip
     return Offered(made, list(specs), jobs, clouds, candidates, enabled, unasked)
+
+
+def _job(made: Plan, gpu: str, spec: GpuSpec, folders: Sequence[Path]) -> Job:
+    """Return the job of a plan for a GPU: its own, or one for a fallback."""
+    config = made.config
+    if gpu == config.gpu_choice:
+        return made.job
+    other = dataclasses.replace(config, gpu=spec, choices={**config.choices, "gpu": gpu})
+    provenance = made.job.provenance
+    return plan.build_job(other, plan.rented(spec), folders, provenance["overrides"], provenance["git"])
+
+
+def _history(made: Plan, names: Mapping[str, str | None]) -> Mapping[str, estimate.History]:
+    """Return what earlier runs of a plan's workload took, by choice of `gpu/`."""
+    where, wanted = None, made.config.tracking
+    if wanted.enabled:
+        experiment = wanted.experiment or made.job.workload
+        where = store.place(wanted.uri, experiment, wanted.artifact_location, Path(made.config.out))
+    return estimate.history(where, made.job.as_dict(), names)
 
 
 def _specs(made: Plan, folders: Sequence[Path]) -> dict[str, GpuSpec]:
@@ -153,16 +178,7 @@ def _catalog(sky: Sky, gpu: str, spec: GpuSpec, clouds: Mapping[str, CloudConfig
 
 def tags(attempt: Attempt) -> dict[str, Any]:
     """Return what MLflow is told of a rented machine while the run goes on."""
-    known = {
-        "cloud": attempt.cloud,
-        "instance_type": attempt.instance_type,
-        "region": attempt.region,
-        "price.usd_per_hour": attempt.usd_per_hour,
-        "spot": attempt.spot or None,
-        "cluster": attempt.cluster,
-        "fallback_from": attempt.asked_gpu if attempt.asked_gpu != attempt.gpu else None,
-    }
-    return {name: value for name, value in known.items() if value is not None}
+    return {name: value for name, value in rented.machine(attempt).items() if value is not None}
 
 
 def bill(record: Rental) -> list[str]:

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from runner.config import CloudConfig, check_cloud
-from runner.errors import RequestError, one_line
+from runner.errors import RequestError
 from runner.launch.offers import Offer
-from runner.schema import read
+from runner.schema import read_group
 from runner.spec import GpuSpec
 
 ANY = "any"
@@ -21,25 +21,14 @@ def clouds(folders: Iterable[Path], chosen: CloudConfig | None = None) -> dict[s
 
     Raises RequestError for a file that is no cloud.
     """
-    import yaml
-
-    found: dict[str, CloudConfig] = {}
-    for folder in folders:
-        for path in sorted((folder / "cloud").glob("*.yaml")):
-            try:
-                data = yaml.safe_load(path.read_text())
-            except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-                raise RequestError(f"can't read {path}: {one_line(str(error))}") from error
-            if path.stem in found or not isinstance(data, dict) or path.stem == ANY or "defaults" in data:
-                continue
-            try:
-                found[path.stem] = read(CloudConfig, data, "cloud")
-                check_cloud(found[path.stem], "cloud")
-                if found[path.stem].name != path.stem:
-                    raise RequestError(f"cloud.name={found[path.stem].name}: expected {path.stem}, the name of the file")
-            except RequestError as error:
-                raise RequestError(f"{path}: {error}") from error
+    found = read_group(CloudConfig, folders, "cloud", ANY, _check)
     return found if chosen is None or chosen.name == ANY else found | {chosen.name: chosen}
+
+
+def _check(cloud: CloudConfig, choice: str) -> None:
+    check_cloud(cloud, "cloud")
+    if cloud.name != choice:
+        raise RequestError(f"cloud.name={cloud.name}: expected {choice}, the name of the file")
 
 
 def sky_name(cloud: CloudConfig, gpu: str, spec: GpuSpec) -> str | None:

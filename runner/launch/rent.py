@@ -1,7 +1,8 @@
-"""One run on rented machines: launch, follow, bring home, end. However it goes, the cluster is ended and the journal is here.
+"""Runs on a rented machine: launch, follow, bring home, end. However it goes, the cluster is ended and the journals are here.
 
-The same contract as the worker of this machine (runner.launch.local): `run(sinks)` returns how it went. Clusters that are lost
-are replaced as often as asked for; the next one measures what is missing.
+One run, or the runs of a sweep that share a machine, one after the other. The same contract as the worker of this machine
+(runner.launch.local): each run's outcome says how it went. Clusters that are lost are replaced as often as asked for; the next
+one measures what is missing.
 """
 
 import contextlib
@@ -10,19 +11,20 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from runner import cost, journal, rental
 from runner.config import Billing, LaunchConfig
 from runner.errors import JobError, RequestError
 from runner.job import Job
 from runner.launch import bring, ledger, names, server, task, teardown
+from runner.launch.asking import NoCapacity, Unreachable
 from runner.launch.charge import NO_CAPACITY, bill, charge, price
-from runner.launch.following import LOST, Following
+from runner.launch.following import LOST, Following, Run
 from runner.launch.local import Outcome
 from runner.launch.offers import Offer
 from runner.launch.safety import harmless, unstoppable
-from runner.launch.skypilot import Launched, NoCapacity, Sky, Unreachable
+from runner.launch.skypilot import Launched, Sky
 from runner.rental import Attempt, Rental
 from runner.sinks import Sink
 
@@ -36,13 +38,13 @@ ENDING_S = 60.0
 
 @dataclass(frozen=True)
 class Choice:
-    """A GPU that the run may be on: the job for it, and offers in the order in which they are tried.
+    """A GPU that the runs may be on: their jobs for it, and offers in the order in which they are tried.
 
     `autodown` is whether their clouds take a request to end an idle instance; one launch can't have offers of both kinds.
     """
 
     gpu: str
-    job: Job
+    jobs: Sequence[Job]
     offers: Sequence[Offer]
     autodown: bool = True
 
@@ -68,8 +70,45 @@ class Cluster:
     following: Following | None = None
 
 
+class Runs(Protocol):
+    """Who is told of the runs on a rented machine, by their place among `folders`."""
+
+    @property
+    def folders(self) -> Sequence[Path]:
+        """The run folders, one for each job of a choice."""
+
+    def begin(self, index: int) -> Sequence[Sink]:
+        """A run is next; return where its events go."""
+
+    def ended(self, index: int, outcome: Outcome) -> None:
+        """A run has ended, or will not go on."""
+
+    def again(self, index: int) -> str:
+        """Return what to type to go on with a run."""
+
+
+class One:
+    """The one run of a command, in its folder."""
+
+    def __init__(self, folder: Path, sinks: Sequence[Sink]) -> None:
+        self.folders, self._sinks = [folder], sinks
+        self.outcome: Outcome | None = None
+
+    def begin(self, index: int) -> Sequence[Sink]:
+        """Return its sinks."""
+        return self._sinks
+
+    def ended(self, index: int, outcome: Outcome) -> None:
+        """Keep how it went."""
+        self.outcome = outcome
+
+    def again(self, index: int) -> str:
+        """Name its folder."""
+        return f"run_dir={self.folders[index]}"
+
+
 class Renting:
-    """A run on rented machines."""
+    """The runs of one machine, and the clusters that they are on; `folder` is where what was rented is noted."""
 
     def __init__(
         self,
@@ -87,23 +126,57 @@ class Renting:
         self._chosen, self._warn, self._alarm = chosen, harmless(warn), harmless(alarm)
         self.record = rental.load(folder) or Rental(uuid.uuid4().hex, names.user())  # a continued run has been here before
         self._before = len(self.record.attempts)
-        self._home = bring.Journal(folder)
-        self._follower = journal.Follower(folder)
-        self._sinks: Sequence[Sink] = []
         self._cluster: Cluster | None = None
+        self.seconds: dict[int, float] = {}
+        """What each run took on the clusters, by its place."""
 
     def run(self, sinks: Sequence[Sink]) -> Outcome:
-        """Rent, measure, bring home, end; return how the run went. Raises RequestError when SkyPilot or the worker refuses."""
-        self._sinks = sinks
+        """Rent, measure one run, bring home, end; return how it went. Raises RequestError when SkyPilot or the worker refuses."""
+        return self.run_all(One(self.folder, sinks))
+
+    def run_all(self, runs: Runs) -> Outcome:
+        """Rent, measure the runs that are not complete, bring home, end; return how the last of them went.
+
+        Raises RequestError when SkyPilot or the worker refuses.
+        """
+        self._runs = runs
+        homes = [bring.Journal(folder) for folder in runs.folders]
+        again = [runs.again(index) for index in range(len(homes))]
+        self._sides = [Run(*parts) for parts in zip(runs.folders, homes, again, strict=True)]
+        self._followers = [journal.Follower(folder) for folder in runs.folders]
+        self._open: int | None = None
+        self._sinks: Sequence[Sink] = []
+        self._todo = list(range(len(homes)))
         try:
-            self._deliver()  # what a continued run has already
-            if journal.final_status(journal.read(self.folder))[0] == "complete":
-                return Outcome("complete", "")  # nothing is missing, so nothing is rented
+            for index in list(self._todo):
+                if journal.final_status(journal.read(runs.folders[index]))[0] == "complete":
+                    self._begin(index)
+                    self._ended(index, Outcome("complete", ""))  # nothing is missing, so nothing is rented
+            if not self._todo:
+                return Outcome("complete", "")
+            self._begin(self._todo[0])  # what is told of the machine is told of the first
             return self._with_retries()
         except KeyboardInterrupt:
-            return Outcome("interrupted", f"interrupted; the same command with run_dir={self.folder} continues it")
+            outcome = Outcome("interrupted", f"interrupted; the same command with {again[self._open or 0]} continues it")
+            if self._open is not None:
+                self._ended(self._open, outcome)
+            return outcome
         finally:
-            self._home.close()
+            for home in homes:
+                home.close()
+
+    def _begin(self, index: int) -> None:
+        """Go over to a run, and hand on what a continued one has already."""
+        if self._open != index:
+            self._open, self._sinks = index, self._runs.begin(index)
+            self._deliver()
+
+    def _ended(self, index: int, outcome: Outcome) -> None:
+        """Be done with a run."""
+        self._deliver()
+        self._todo.remove(index)
+        self._open = None
+        self._runs.ended(index, outcome)
 
     def _with_retries(self) -> Outcome:
         retries = self._settings.launch.retries
@@ -112,33 +185,47 @@ class Renting:
             if outcome.status != LOST:
                 return outcome
             if not self.record.attempts[-1].confirmed_down:  # it may still run, and measure
-                return Outcome("partial", f"{outcome.reason}; its end could not be confirmed, so no other one was rented")
+                return self._left("partial", f"{outcome.reason}; its end could not be confirmed, so no other one was rented")
             if reason := self._too_dear_to_retry():
-                return Outcome("partial", f"{outcome.reason}; {reason} and continue with run_dir={self.folder}")
+                return self._left("partial", f"{outcome.reason}; {reason} and continue with {self._again}")
             self._warn(f"{outcome.reason}; trying again with another instance ({attempt + 1} of {retries})")
             try:
                 outcome = self._anywhere()
             except (JobError, RequestError) as error:  # what the first one measured is there
-                return Outcome("partial", f"{outcome.reason}; {error}; continue with run_dir={self.folder}")
+                return self._left("partial", f"{outcome.reason}; {error}; continue with {self._again}")
         if outcome.status != LOST:
             return outcome
         way = "" if retries else "launch.retries=N goes on with another instance; "
-        return Outcome("partial", f"{outcome.reason}; what it measured is kept; {way}run_dir={self.folder} continues it")
+        return self._left("partial", f"{outcome.reason}; what it measured is kept; {way}{self._again} continues it")
+
+    @property
+    def _again(self) -> str:
+        """What to type to go on with the run at hand."""
+        return self._runs.again(self._open if self._open is not None else 0)
+
+    def _left(self, status: str, reason: str) -> Outcome:
+        """Give up the run at hand; return how it went. Those after it were never begun."""
+        outcome = Outcome(status, reason)
+        if self._open is not None:
+            self._ended(self._open, outcome)
+        return outcome
 
     def _too_dear_to_retry(self) -> str:
         """Say that not even the shortest life of another instance fits into `launch.max_usd`, when it does not."""
         most, spent = self._settings.launch.max_usd, self._paid()
         if most is None:
             return ""
-        offers = [offer for choice in self._choices for offer in choice.offers]
-        least = min(cost.bill_usd(one.usd_per_hour, ENDING_S, self._settings.billing.get(one.cloud)) for one in offers)
+        least = min(min(self._bills(choice, ENDING_S)) for choice in self._choices)
         return "" if spent + least <= most else f"another instance would pass launch.max_usd={most:g}; raise it"
 
     def _at_most(self, choice: Choice, cluster: Cluster) -> float:
         """What this run may cost by now, while it isn't known whether anything is up."""
         seconds = time.time() - (cluster.attempt.requested_at or time.time()) + ENDING_S
-        bills = [cost.bill_usd(one.usd_per_hour, seconds, self._settings.billing.get(one.cloud)) for one in choice.offers]
-        return self._paid() + max(bills)
+        return self._paid() + max(self._bills(choice, seconds))
+
+    def _bills(self, choice: Choice, seconds: float) -> list[float]:
+        """What each offer of a choice would cost for so long."""
+        return [cost.bill_usd(one.usd_per_hour, seconds, self._settings.billing.get(one.cloud)) for one in choice.offers]
 
     def _paid(self) -> float:
         """What the clusters of this run that have ended cost."""
@@ -148,7 +235,7 @@ class Renting:
         """Try the GPU that was asked for, then the fallbacks; raises JobError when there is no capacity for any."""
         refusals = []
         for choice in self._choices:
-            if self._started_on_another(choice.job):
+            if any(self._started_on_another(index, choice.jobs[index]) for index in self._todo):
                 continue  # a journal holds one job, and a job is for one GPU
             try:
                 return self._on(choice)
@@ -163,17 +250,18 @@ class Renting:
             ways = "try later, or other GPUs in launch.fallback"
         raise JobError(f"none of the offers could be had ({'; '.join(refusals)}); {ways}")
 
-    def _started_on_another(self, job: Job) -> bool:
-        started = [event for event in journal.read(self.folder) if event["event"] == "job_started"]
+    def _started_on_another(self, index: int, job: Job) -> bool:
+        started = [event for event in journal.read(self._runs.folders[index]) if event["event"] == "job_started"]
         return bool(started) and started[0]["hash"] != job.hash
 
     def _on(self, choice: Choice) -> Outcome:
-        """Rent for one GPU, run the job, end the cluster."""
-        name = names.cluster(choice.job.hash)
+        """Rent for one GPU, run the jobs, end the cluster."""
+        name = names.cluster(choice.jobs[self._todo[0]].hash)
         first = choice.offers[0]
         now = time.time()
+        runs = {str(self._runs.folders[index]): task.out(place, len(self._todo)) for place, index in enumerate(self._todo)}
         held = ledger.enter(
-            ledger.Entry(name, str(self.folder), now, self._settings.endpoint, _described(first), first.usd_per_hour)
+            ledger.Entry(name, str(self.folder), now, self._settings.endpoint, _described(first), first.usd_per_hour, runs=runs)
         )
         attempt = Attempt(
             name, first.cloud, choice.gpu, self._settings.asked_gpu, first.accelerator, first.instance_type, first.region,
@@ -210,9 +298,10 @@ class Renting:
         self._phase("provisioning", _described(choice.offers[0]))
         server.check_guard(self._sky, launch.credentials)  # the server may be another one by now
         stage = _stage(entry.cluster)  # of this cluster alone: SkyPilot reads it minutes later
-        task.stage(choice.job, launch.include, self.folder, stage)
+        jobs = [(choice.jobs[index], self._runs.folders[index]) for index in self._todo]
+        task.stage(jobs, launch.include, stage)
         rendered = task.render(
-            choice.offers, self._settings.images, stage, disk_gb=launch.disk_gb,
+            choice.offers, self._settings.images, stage, jobs=len(jobs), disk_gb=launch.disk_gb,
             idle_minutes=launch.idle_minutes if choice.autodown else None, setup_limit_s=60 * launch.setup_minutes,
             limit_s=self._settings.limit_s, python=launch.python, setup=launch.setup,
         )  # fmt: skip
@@ -261,16 +350,32 @@ class Renting:
         self._chosen(choice, attempt)
 
     def _follow(self, cluster: Cluster) -> Outcome:
-        """Take the journal home until the worker has ended; return how it went, `lost` when the node is gone."""
+        """Take the journals home until the worker has ended; return how the last one went, `lost` when the node is gone."""
         entry = cluster.held.entry
         cluster.following = Following(
-            self._sky, entry.cluster, entry.job_id, self._home, self.folder, self._settings.limit_s,
+            self._sky, entry.cluster, entry.job_id, self.folder, self._settings.limit_s,
             60 * self._settings.launch.setup_minutes + SETUP_MARGIN_S,
             came=lambda event: self._came(cluster, event), enough=lambda: self._over_budget(cluster),
             phase=lambda phase: self._phase(phase, cluster.attempt.accelerator),
             progress=lambda progress: self._tell(progress | {"spent_usd": self._spent(cluster)}),
         )  # fmt: skip
-        return cluster.following.run()
+        outcome = Outcome("complete", "")
+        there = list(self._todo)  # what travelled, in this order
+        for place, index in enumerate(there):
+            self._begin(index)
+            side = self._sides[index]
+            side.out = task.out(place, len(there))
+            since = time.monotonic()
+            try:
+                outcome = cluster.following.run(side)
+            finally:
+                self.seconds[index] = self.seconds.get(index, 0.0) + time.monotonic() - since
+            if outcome.status == LOST:
+                return outcome
+            self._ended(index, outcome)
+            if cluster.following.is_over:
+                break
+        return outcome
 
     def _came(self, cluster: Cluster, event: str) -> None:
         if event == "job_started" and cluster.attempt.running_at is None:
@@ -325,7 +430,7 @@ class Renting:
             harmless(sink.progress)(progress)
 
     def _deliver(self) -> None:
-        for event in self._follower.new():
+        for event in self._followers[self._open].new() if self._open is not None else ():
             for sink in self._sinks:
                 harmless(sink.event)(event)
 

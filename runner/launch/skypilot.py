@@ -1,22 +1,20 @@
 """Everything this program asks of SkyPilot, in plain data: the one module that imports it.
 
-SkyPilot prints, logs, blocks for minutes and raises some fifty exceptions. Here it writes into a log file, every question has a
-time limit, and what can go wrong is one of three: a wrong request (RequestError), no capacity (NoCapacity), a fault (JobError).
+How it is asked, quietly and for a limited time, is in runner.launch.asking. What can go wrong is one of three: a wrong request
+(RequestError), no capacity (NoCapacity), a fault (JobError).
 """
 
 import contextlib
 import importlib.metadata
 import io
 import os
-import re
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from runner.errors import JobError, RequestError, one_line
+from runner.launch.asking import ANSWER_S, Asker, NoCapacity, Unreachable
 from runner.launch.names import GUARD
 from runner.launch.offers import Offer
 from runner.masking import mask
@@ -29,17 +27,6 @@ INSTALL = 'pip install "skypilot[runpod]>=0.14.1,<0.15", with the clouds that yo
 GUARD_CLASS = "runner.launch.guard.NoCredentials"
 PLUGINS = "SKYPILOT_SERVER_PLUGINS_CONFIG"
 WORKING = ("PENDING", "WAITING", "RUNNING")
-MOST_TEXT = 300
-ANSWER_S = 90.0
-"""How long SkyPilot may take to answer a question. Its own server takes some 10 s to start."""
-
-
-class NoCapacity(JobError):
-    """None of the offers could be had now; nothing is left running."""
-
-
-class Unreachable(JobError):
-    """SkyPilot's server did not answer."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +63,10 @@ class Sky:
     def __init__(self, log: Path) -> None:
         """Import SkyPilot; what it prints goes to `log`. Raises RequestError when it can't be used."""
         version()
-        # One file for good: SkyPilot's loggers keep the stream that they met first.
-        self._log = open(log, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+        self._asker = Asker(log)
         self._launching: set[str] = set()
-        self._one_at_a_time = threading.RLock()  # two threads that redirect stdout would not put it back
         os.environ.setdefault("SKYPILOT_DISABLE_USAGE_COLLECTION", "1")  # nothing is sent to anybody who was not named
-        with self._quietly():
+        with self._asker.quietly():
             import sky
             from sky import exceptions
             from sky.client import sdk
@@ -237,12 +222,6 @@ class Sky:
         state = found.get(job_id, found.get(str(job_id)))
         return None if state is None else str(state.value)
 
-    def job_log(self, cluster: str, job_id: int) -> str:
-        """Return what set-up and run printed so far."""
-        text = io.StringIO()
-        self._ask(lambda: self._sdk.tail_logs(cluster, job_id, follow=False, output_stream=text), 30.0)
-        return text.getvalue()
-
     def down(self, cluster: str) -> None:
         """End a cluster; one that is not there is fine. Raises JobError when SkyPilot can't."""
         try:
@@ -276,64 +255,8 @@ class Sky:
         return self._ask(lambda: self._sdk.get(call(*args, **keys)), limit_s)
 
     def _ask(self, question: Callable[[], T], limit_s: float = ANSWER_S, to_the_end: bool = False) -> T:
-        """Return the answer; raises NoCapacity, Unreachable or JobError with one line, whatever SkyPilot raises.
-
-        It runs in a thread of its own, so that a server that hangs costs `limit_s` and Ctrl-C is answered at once, or, with
-        `to_the_end`, after the answer.
-        """
-        answer: list[T] = []
-        trouble: list[BaseException] = []
-
-        done = threading.Event()
-
-        def work() -> None:
-            try:
-                answer.append(question())
-            except BaseException as error:  # click exits on some errors
-                trouble.append(error)
-            finally:
-                done.set()
-
-        thread = threading.Thread(target=work, daemon=True, name="skypilot")
-        interrupted = False
-        with self._one_at_a_time, self._quietly():
-            thread.start()
-            until = time.monotonic() + limit_s
-            # An event, since Python 3.11 takes a thread whose join was interrupted for one that has ended.
-            while not done.is_set() and time.monotonic() < until:
-                try:
-                    done.wait(0.1)
-                except KeyboardInterrupt:
-                    if not to_the_end:
-                        raise
-                    interrupted = True
-        if interrupted:
-            raise KeyboardInterrupt
-        if trouble:
-            raise self._translated(trouble[0]) from trouble[0]
-        if not answer:
-            raise Unreachable(f"SkyPilot did not answer within {limit_s:g} s")
-        return answer[0]
-
-    def _translated(self, error: BaseException) -> JobError:
-        from requests.exceptions import RequestException  # what SkyPilot's client speaks HTTP with
-
-        kinds = self._exceptions
-        text = mask(_plain(str(error))) or type(error).__name__
-        if isinstance(error, kinds.ResourcesUnavailableError):
-            # SkyPilot's own text is a page with advice for its command line; each attempt's reason is in here.
-            reasons = [_plain(str(one)) for one in getattr(error, "failover_history", None) or []]
-            return NoCapacity("; ".join(dict.fromkeys(reasons))[:MOST_TEXT] or text[:MOST_TEXT])
-        away = (kinds.ApiServerConnectionError, RequestException, ConnectionError, TimeoutError)
-        if isinstance(error, away):
-            return Unreachable(f"SkyPilot's API server can't be reached ({text})")
-        return JobError(text)
-
-    @contextlib.contextmanager
-    def _quietly(self) -> Iterator[None]:
-        """Send what is printed to the log: the display has the terminal, through streams that it took before."""
-        with contextlib.redirect_stdout(self._log), contextlib.redirect_stderr(self._log):
-            yield
+        """Return the answer; raises NoCapacity, Unreachable or JobError with one line, whatever SkyPilot raises."""
+        return self._asker.ask(question, self._exceptions, limit_s, to_the_end)
 
 
 def _plugins_file(folder: Path) -> Path:
@@ -377,11 +300,6 @@ def _launched(job_id: int | None, resources: Any, accelerators: Mapping[str, Any
         spot=bool(resources.use_spot),
         usd_per_hour=price,
     )
-
-
-def _plain(text: str) -> str:
-    """Return a text of SkyPilot's in one line, without colours."""
-    return one_line(re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text))
 
 
 def remote_endpoint() -> str | None:

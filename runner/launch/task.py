@@ -22,11 +22,21 @@ def templates() -> Path:
     return installed if installed.is_dir() else ROOT / "sky"
 
 
-def stage(job: Job, include: Iterable[str], run_folder: Path, folder: Path) -> None:
-    """Fill `folder` with what travels: the measuring code, the job, what is measured already, and what `include` names.
+def out(index: int, count: int) -> str:
+    """Return where the worker writes the run of a job on the node; of one job alone that is OUT itself."""
+    return OUT if count == 1 else f"{OUT}/{_name(index)}"
 
-    Nothing else of the work tree does: no outputs, no .git, no file that lies around with a key in it. Raises RequestError when a
-    part is missing or the folder can't be written.
+
+def files(count: int) -> list[str]:
+    """Return the job files of a task with so many jobs, in the folder that travels."""
+    return ["job.json"] if count == 1 else [f"jobs/{_name(index)}.json" for index in range(count)]
+
+
+def stage(runs: Sequence[tuple[Job, Path]], include: Iterable[str], folder: Path) -> None:
+    """Fill `folder` with what travels: the measuring code, the jobs, what is measured already, and what `include` names.
+
+    `runs` are the jobs, each with its run folder here. Nothing else of the work tree travels: no outputs, no .git, no file that
+    lies around with a key in it. Raises RequestError when a part is missing or the folder can't be written.
     """
     try:
         shutil.rmtree(folder, ignore_errors=True)
@@ -34,13 +44,21 @@ def stage(job: Job, include: Iterable[str], run_folder: Path, folder: Path) -> N
         ignored = shutil.ignore_patterns(*CACHES, "conf", "sky")
         shutil.copytree(PACKAGE, folder / "runner", ignore=ignored)
         shutil.copytree(templates(), folder / "sky")
-        if not job.module.endswith(".py"):
-            _package(job.module, folder, ignored)
-        plan.save(job, folder / "job.json")
-        # The worker goes on from there, so that a second instance measures what the first one did not.
-        if (run_folder / journal.NAME).is_file():
-            (folder / OUT).mkdir()
-            shutil.copyfile(run_folder / journal.NAME, folder / OUT / journal.NAME)
+        modules: dict[str, str] = {}
+        for index, ((job, run_folder), name) in enumerate(zip(runs, files(len(runs)), strict=True)):
+            if not job.module.endswith(".py"):
+                _package(job.module, folder, ignored)
+            module = (folder / name).parent / job.module
+            if module.is_file() and modules.setdefault(job.module, job.code) != job.code:
+                raise RequestError(f"two workloads are called {job.module}; rename one, or run them in sweeps of their own")
+            modules[job.module] = job.code
+            plan.save(job, folder / name)
+            # The worker goes on from there, so that a second instance measures what the first one did not.
+            there = folder / out(index, len(runs))
+            if len(runs) > 1 or (run_folder / journal.NAME).is_file():
+                there.mkdir(parents=True)
+            if (run_folder / journal.NAME).is_file():
+                shutil.copyfile(run_folder / journal.NAME, there / journal.NAME)
         for name in include:
             _copy(Path(name).expanduser(), folder, ignored)
         # Its presence keeps SkyPilot from asking git, which knows nothing of this folder or ignores all of it.
@@ -56,6 +74,10 @@ def check_include(include: Iterable[str]) -> None:
             raise RequestError(f"launch.include: {name} is not there; expected files or folders of this machine")
 
 
+def _name(index: int) -> str:
+    return f"{index:03d}"
+
+
 def _package(module: str, folder: Path, ignored: Any) -> None:
     """Copy the top-level package (or module) that a workload's module belongs to."""
     from runner.code import locate
@@ -63,6 +85,8 @@ def _package(module: str, folder: Path, ignored: Any) -> None:
     found = locate(module, [])
     depth = module.count(".")
     top = found.parents[depth - 1] if depth else found
+    if (folder / top.name).exists():
+        return  # another job's is in the same package
     _copy(top, folder, ignored)
 
 
@@ -84,6 +108,7 @@ def render(
     setup_limit_s: float,
     python: str | None,
     setup: str | None,
+    jobs: int = 1,
 ) -> dict[str, Any]:
     """Return the task as plain data: the template with the offers in their order, the limits and the settings.
 
@@ -103,7 +128,7 @@ def render(
             common["autostop"] = {**common["autostop"], "idle_minutes": idle_minutes}
         settings = {"CROSSOVER_PYTHON": python or "", "CROSSOVER_SETUP": setup or "", "CROSSOVER_LIMIT_S": f"{limit_s:.0f}"}
         settings["CROSSOVER_SETUP_LIMIT_S"] = f"{setup_limit_s:.0f}"
-        task["envs"] = {**task["envs"], "CROSSOVER_JOB": "job.json", "CROSSOVER_OUT": OUT, **settings}
+        task["envs"] = {**task["envs"], "CROSSOVER_JOB": " ".join(files(jobs)), "CROSSOVER_OUT": OUT, **settings}
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise RequestError(f"can't use the task template {path}: {error}; restore it from the repository") from error
     choices = [_resources(offer, images.get(offer.cloud)) for offer in offers]

@@ -63,7 +63,7 @@ def end(sky: Sky, entry: Entry, folder: Path | None, tell: Callable[[str], None]
             reasons += [f"sky status says {state}"] if state else []
         clean = 0 if reasons else clean + 1
         # After trouble it is asked twice: a server that died may have left a launch that still goes on.
-        if clean > bool(reason):
+        if clean >= (2 if reason else 1):
             return Ended(entry.cluster, True)
         reason = reasons[0] if reasons else reason
     return Ended(entry.cluster, False, reason)

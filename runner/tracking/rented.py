@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from runner.journal import Event, measurements
-from runner.rental import Rental
+from runner.rental import Attempt, Rental
 from runner.report.rented import cost_usd_per_case, fallback_from, measured
 from runner.tracking.content import Point, timestamp
 
@@ -69,22 +69,25 @@ def tags(rental: Rental | None) -> dict[str, Any]:
     if rental is None:
         return {}
     says = [one.sky_cost_usd for one in rental.attempts if one.sky_cost_usd is not None]
-    found: dict[str, Any] = {
+    one = measured(rental) or (rental.attempts[-1] if rental.attempts else None)
+    return (machine(one) if one else {}) | {
         "cost.usd": _rounded(rental.cost_usd),
         "sky.cost_usd": _rounded(sum(says)) if says else None,
-        "fallback_from": fallback_from(rental),
+        "fallback_from": fallback_from(rental),  # nothing fell back where nothing was measured
     }
-    one = measured(rental) or (rental.attempts[-1] if rental.attempts else None)
-    if one is not None:
-        found |= {
-            "cloud": one.cloud,
-            "instance_type": one.instance_type,
-            "region": one.region,
-            "price.usd_per_hour": one.usd_per_hour,
-            "spot": one.spot,
-            "cluster": one.cluster,
-        }
-    return found
+
+
+def machine(one: Attempt) -> dict[str, Any]:
+    """Return the tags of one rented machine, None for what isn't known."""
+    return {
+        "cloud": one.cloud,
+        "instance_type": one.instance_type,
+        "region": one.region,
+        "price.usd_per_hour": one.usd_per_hour,
+        "spot": one.spot,
+        "cluster": one.cluster,
+        "fallback_from": one.asked_gpu if one.asked_gpu != one.gpu else None,
+    }
 
 
 def _times(rental: Rental | None) -> list[float]:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 CHECK_TIMEOUT_S = 3.0
+SWEEPS = "sweeps"
+"""The experiment of sweeps over several workloads; all others are recorded where the runs of their workload are."""
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 KINDS = "http://HOST:PORT, https://HOST, sqlite:///FILE.db or postgresql://HOST/DB (or mysql, mssql)"
 SECRET = r"(?:pass|pwd|secret|token|key)[^=&]*"

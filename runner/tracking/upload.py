@@ -22,6 +22,7 @@ from runner import job as jobs
 from runner import rental as rentals
 from runner.errors import RequestError
 from runner.journal import Event, measurements
+from runner.paths import write_whole
 from runner.report import rented as bill
 from runner.tracking import rented
 from runner.tracking.content import Point, Steps, as_tags, params, points, shares, tags, timestamp, work
@@ -62,9 +63,7 @@ class State:
 
     def save(self, folder: Path) -> None:
         """Write the file, whole or not at all."""
-        beside = folder / f".{NAME}.{os.getpid()}.{threading.get_ident()}"
-        beside.write_text(json.dumps(asdict(self), indent=1) + "\n")
-        os.replace(beside, folder / NAME)
+        write_whole(folder / NAME, json.dumps(asdict(self), indent=1) + "\n")
 
 
 def load_state(folder: Path) -> State | None:

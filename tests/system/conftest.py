@@ -46,7 +46,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def service(command: list[str], home: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a service in a process group of its own and end the whole group, politely and then by force."""
+    """Run a service in a process group of its own and end the whole group, whatever happens."""
     with open(log, "ab") as output:
         process = subprocess.Popen(
             command, env=environment(home), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
@@ -54,14 +54,19 @@ def service(command: list[str], home: Path, log: Path) -> Iterator[subprocess.Po
     try:
         yield process
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(10)
-        # The server's own workers may outlive it, so the group is ended even when its leader is gone.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        end_group(process)
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """End the process group that a process leads, politely and then by force."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(10)
+    # The server's own workers may outlive it, so the group is ended even when its leader is gone.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 @contextlib.contextmanager
