@@ -5,7 +5,8 @@ import sys
 
 from runner.cli import main
 
-code = main()
-sys.stdout.flush()
-sys.stderr.flush()
-os._exit(code)  # taking mlflow apart would take a second, and everything is written
+if __name__ == "__main__":  # a sweep's processes import this module again
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # taking mlflow apart would take a second, and everything is written

@@ -13,13 +13,14 @@ from runner.reported import check as check_reported
 from runner.spec import AxisSpec, DecisionSpec, GpuSpec, MeasurePolicy, ThresholdSpec
 
 if TYPE_CHECKING:
-    from runner.config import CloudConfig, LaunchConfig, RunConfig, WorkloadConfig
+    from runner.config import CloudConfig, LaunchConfig, MeasureConfig, RunConfig, SweepConfig, WorkloadConfig
 
 DISPLAYS = ("auto", "rich", "plain", "quiet", "jsonl")
 LAUNCH_MODES = ("auto", "local", "sky")
 OPTIMIZE = ("bill", "hourly")
 TIMINGS = ("cold", "warm", "wall")
 OTHER_PROCESSES = ("refuse", "mark")
+ISOLATION = ("sweep", "job")
 METRICS = ("tflops", "bandwidth_gbps", "pct_of_peak", "pct_of_bandwidth", "speedup", "share", "headroom")
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 MAX_SEED = 2**63 - 1  # what torch.Generator takes
@@ -51,11 +52,22 @@ def check_run(config: "RunConfig") -> None:
         if isinstance(value, dict | list):
             raise RequestError(f"tags.{name}: expected a single value, as in tags.{name}=text")
     _check_launch(config.launch)
+    _check_sweep(config.sweep)
     check_cloud(config.cloud, "cloud")
     if config.gpu:
         check_gpu(config.gpu, "gpu")
     if config.reported:
         check_reported(config.reported)
+
+
+def _check_sweep(sweep: "SweepConfig") -> None:
+    _within("sweep.max_jobs", sweep.max_jobs, 1, exclusive=False)
+    for key in ("name", "resume"):
+        name = getattr(sweep, key)
+        if name is not None and not re.fullmatch(r"[A-Za-z0-9][\w.+-]{0,99}", name):
+            raise RequestError(f"sweep.{key}={name}: expected a folder's name: letters, digits and _.+- only")
+    if sweep.name is not None and sweep.resume is not None and sweep.name != sweep.resume:
+        raise RequestError("sweep.name begins a new sweep and sweep.resume goes on with an old one; leave one of them out")
 
 
 def _check_launch(launch: "LaunchConfig") -> None:
@@ -66,6 +78,7 @@ def _check_launch(launch: "LaunchConfig") -> None:
     _within("launch.retries", launch.retries, 0, 10, exclusive=False)
     _within("launch.disk_gb", launch.disk_gb, 1, 65536, exclusive=False)
     _within("launch.idle_minutes", launch.idle_minutes, 1, 1440, exclusive=False)
+    _within("launch.max_clusters", launch.max_clusters, 1, 100, exclusive=False)
     _within("launch.max_minutes", launch.max_minutes, 0, 100000)
     for key in ("image", "python", "setup", "region"):
         if (value := getattr(launch, key)) is not None and not value.strip():
@@ -103,7 +116,7 @@ def check_gpu(gpu: GpuSpec, key: str) -> None:
         _within(f"{key}.peak_tflops.{dtype}", peak, 0)
 
 
-def check_measure(policy: MeasurePolicy) -> None:
+def check_measure(policy: "MeasureConfig") -> None:
     """Check how numbers are to be taken. Raises RequestError."""
     for name, low, high in (("confidence", 0, 1), ("target", 0, 1), ("max_time_s", 0, 1e6), ("variant_timeout_s", 0, 1e6)):
         _within(f"measure.{name}", getattr(policy, name), low, high)
@@ -124,6 +137,7 @@ def check_measure(policy: MeasurePolicy) -> None:
     for dtype, bound in policy.gate.rel_l2.items():
         _within(f"measure.gate.rel_l2.{dtype}", bound, 0)
     _choice("measure.other_processes", policy.other_processes, OTHER_PROCESSES)
+    _choice("measure.isolation", policy.isolation, ISOLATION)
     if policy.timings is not None:
         if not policy.timings:
             raise RequestError("measure.timings is empty; expected some of cold, warm, wall, or null for all that the device has")

@@ -124,11 +124,14 @@ def _run_hydra(args: "argparse.Namespace") -> int:
     """Hand over to hydra.main and translate what it raises."""
     import hydra
 
+    from runner.sweep.entry import Sweeps
+
     outcome = Outcome()
 
     def task(cfg: "DictConfig") -> None:
         _run_task(cfg, outcome)
 
+    sweeps = task.sweeps = Sweeps(args.overrides, args.config_dir)  # type: ignore[attr-defined] # where our launcher finds it
     program = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Hydra would print its errors itself, in several lines, and exit with 1. With this it raises them.
@@ -145,6 +148,8 @@ def _run_hydra(args: "argparse.Namespace") -> int:
         except SystemExit as stop:  # --cfg of a package that is not there
             if stop.code not in (None, 0):
                 raise RequestError(said.getvalue() or "Hydra could not do this") from stop
+        except KeyboardInterrupt:
+            outcome.codes.append(EXIT_INTERRUPTED)
         except Exception as error:
             if wants_traceback:
                 raise
@@ -153,8 +158,9 @@ def _run_hydra(args: "argparse.Namespace") -> int:
             raise RequestError(explain(error, args.overrides, args.config_dir)) from error
         finally:
             _restore(before)
-    if outcome.crash:
-        raise outcome.crash
+    outcome.codes += filter(None, [sweeps.finish()])
+    if crash := outcome.crash or sweeps.crash:
+        raise crash
     return _worst(outcome.codes)
 
 

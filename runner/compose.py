@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,7 @@ def checked(cfg: "DictConfig", hydra: Any = None) -> Composed:
     from omegaconf import OmegaConf
 
     node = cfg.hydra if hydra is None else hydra
-    task = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    task = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]) if "hydra" in cfg else cfg
     folders = [Path(source.path) for source in node.runtime.config_sources if source.schema == "file"]
     choices = {str(group): str(choice) for group, choice in node.runtime.choices.items() if choice and "/" not in str(group)}
     config = resolve(task, choices, _declared_variants(choices.get("workload", ""), folders))
@@ -73,9 +74,15 @@ def checked(cfg: "DictConfig", hydra: Any = None) -> Composed:
 
 def _declared_variants(workload: str, folders: Sequence[Path]) -> list[str]:
     """Return the variants in the workload's own file, before experiments and overrides narrow them."""
-    import yaml
-
     path = next((path for folder in folders if (path := folder / "workload" / f"{workload}.yaml").is_file()), None)
-    data = yaml.safe_load(path.read_text()) if path else None
+    data = _read(path, path.stat().st_mtime_ns) if path else None
     variants = data.get("variants") if isinstance(data, dict) else None
     return [str(one) for one in variants] if isinstance(variants, list) else []
+
+
+@lru_cache(maxsize=64)
+def _read(path: Path, changed_ns: int) -> Any:
+    """Return what a YAML file holds; a sweep asks for the same one again and again."""
+    import yaml
+
+    return yaml.safe_load(path.read_text())

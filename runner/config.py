@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class ObjectiveConfig:
+    """What a run returns to a sweeper that searches: the geometric mean of `metric` (of measurements.csv) of `variant` over cases."""
+
+    metric: str
+    variant: str
+
+
+@dataclass(frozen=True)
 class WorkloadConfig:
     """`conf/workload/*.yaml`: see docs/adding-a-workload.md.
 
@@ -49,6 +57,7 @@ class WorkloadConfig:
     decisions: list[DecisionSpec] = field(default_factory=list)
     compositions: dict[str, list[str]] = field(default_factory=dict)
     search: SearchSpec = field(default_factory=SearchSpec)
+    objective: ObjectiveConfig | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
 
     def blocks(self, device: str) -> dict[str, Any]:
@@ -122,6 +131,7 @@ class LaunchConfig:
     max_minutes: float | None = None
     credentials: str = "refuse"
     setup_minutes: float = 30.0
+    max_clusters: int = 4
 
 
 @dataclass(frozen=True)
@@ -136,6 +146,29 @@ class TrackingConfig:
 
 
 @dataclass(frozen=True)
+class MeasureConfig(MeasurePolicy):
+    """`conf/measure/*.yaml`: the policy that goes into the job, and whether the jobs of a sweep share a process (`sweep`, `job`)."""
+
+    isolation: str = "sweep"
+
+    @property
+    def policy(self) -> MeasurePolicy:
+        """What can change a number by itself, which the job's hash covers."""
+        return MeasurePolicy(**{one.name: getattr(self, one.name) for one in dataclasses.fields(MeasurePolicy)})
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """The `sweep` node of `conf/config.yaml`, where its keys are explained."""
+
+    name: str | None = None
+    resume: str | None = None
+    zip: list[str] = field(default_factory=list)
+    max_jobs: int = 1000
+    fail_fast: bool = False
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """One run as it was asked for. `gpu` None is whatever this machine has; `choices` names the file chosen per group."""
 
@@ -143,9 +176,10 @@ class RunConfig:
     gpu: GpuSpec | None
     cloud: CloudConfig
     launch: LaunchConfig
-    measure: MeasurePolicy
+    measure: MeasureConfig
     tracking: TrackingConfig
     reported: Reported | None = None
+    sweep: SweepConfig = field(default_factory=SweepConfig)
     seed: int = 0
     out: str = "outputs"
     run_dir: str | None = None

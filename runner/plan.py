@@ -44,16 +44,22 @@ class Plan:
 
 
 def make(
-    config: RunConfig, folders: Sequence[Path], overrides: Sequence[str] = (), detected: Sequence[DetectedGpu] | None = None
+    config: RunConfig,
+    folders: Sequence[Path],
+    overrides: Sequence[str] = (),
+    detected: Sequence[DetectedGpu] | None = None,
+    git: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Plan a run; `folders` are the config folders, `overrides` what the user typed, `detected` this machine's GPUs.
+
+    `git` is the checkout's state, where it is known already.
 
     Raises RequestError when the request is wrong, or can't be done and is neither a dry run nor a written job.
     """
     place = target(config, gpus.detect() if detected is None else detected, folders)
     if place.obstacle and not (config.launch.dry_run or config.launch.write_job):
         raise RequestError(place.obstacle)
-    job = build_job(config, place, folders, overrides)
+    job = build_job(config, place, folders, overrides, git)
     return Plan(config, job, place, run_folder(config.out, config.run_dir, config.workload.name, job.hash))
 
 
@@ -87,7 +93,13 @@ def rented(spec: GpuSpec) -> Target:
     return Target("cuda" if spec.sm else "cpu", spec, rent=True)
 
 
-def build_job(config: RunConfig, place: Target, folders: Sequence[Path], overrides: Sequence[str] = ()) -> Job:
+def build_job(
+    config: RunConfig,
+    place: Target,
+    folders: Sequence[Path],
+    overrides: Sequence[str] = (),
+    git: Mapping[str, Any] | None = None,
+) -> Job:
     """Resolve the config for a target into a job.
 
     Raises RequestError for a bad grid or a module that is not there.
@@ -115,7 +127,7 @@ def build_job(config: RunConfig, place: Target, folders: Sequence[Path], overrid
         cases=cases,
         device=place.device,
         gpu=place.gpu,
-        measure=config.measure,
+        measure=config.measure.policy,
         seed=config.seed,
         code=code.digest(workload.module, path),
         mode=workload.mode,
@@ -133,7 +145,7 @@ def build_job(config: RunConfig, place: Target, folders: Sequence[Path], overrid
             "overrides": [mask(one) for one in overrides],
             "choices": config.choices,
             "version": __version__,
-            "git": code.git_state(),
+            "git": dict(git) if git is not None else code.git_state(),
             "lock_sha256": code.lock_digest(),
             "module_file": str(path) if is_file else None,
         },

@@ -1,5 +1,6 @@
 """Small jobs over the planted workload, and the worker run on them as its users do."""
 
+import json
 import os
 import subprocess
 import sys
@@ -60,6 +61,24 @@ def start_worker(path: Path, out: Path, *arguments: str, **options: Any) -> subp
     command = [sys.executable, "-m", "runner.worker", str(path), "--out", str(out), *arguments]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, **streams | options)
+
+
+def serving_worker() -> subprocess.Popen[str]:
+    """Start a worker that takes its jobs from stdin; returns when it is ready."""
+    command = [sys.executable, "-m", "runner.worker", "--serve"]
+    process = subprocess.Popen(
+        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline())["ready"]
+    return process
+
+
+def order(process: subprocess.Popen[str], path: Path, out: Path) -> None:
+    """Have a serving worker measure a job."""
+    assert process.stdin is not None
+    process.stdin.write(json.dumps({"job": str(path), "out": str(out)}) + "\n")
+    process.stdin.flush()
 
 
 def run_worker(path: Path, out: Path, *arguments: str) -> tuple[int, str, str]:

@@ -9,7 +9,7 @@ import pytest
 
 from runner import journal
 from runner.spec import Case, GpuSpec
-from tests.jobs import QUICK, planted_job, run_worker, save, start_worker
+from tests.jobs import QUICK, order, planted_job, run_worker, save, serving_worker, start_worker
 
 
 def measured(folder):
@@ -270,10 +270,8 @@ def test_interrupted_it_says_so_and_keeps_what_it_has(tmp_path, number):
 
 def test_it_ends_itself_when_its_launcher_dies(tmp_path):
     path = save(planted_job(["honest"], list(range(64, 264))), tmp_path)
-    process = start_worker(path, tmp_path, "--progress", "--wait", stdin=-1)
-    assert json.loads(process.stdout.readline())["ready"]
-    process.stdin.write("go\n")
-    process.stdin.flush()
+    process = serving_worker()
+    order(process, path, tmp_path)
     wait_for(lambda: count(tmp_path) >= 1)
     process.stdin.close()
     assert process.wait(30) == 130
@@ -285,3 +283,73 @@ def test_a_continued_run_measures_the_same_inputs(tmp_path):
     for folder in (first, second):
         run_worker(save(job, folder), folder)
     assert measured(first)["honest"]["gate"] == measured(second)["honest"]["gate"]
+
+
+def answer(process):
+    """What a serving worker says a job came to."""
+    return next(said["done"] for said in map(json.loads, process.stdout) if "done" in said)
+
+
+def jobs_before(folder):
+    return [event["jobs_before"] for event in journal.read(folder) if event["event"] == "job_started"]
+
+
+def test_one_process_serves_several_jobs_and_each_has_its_own_log(tmp_path):
+    process = serving_worker()
+    folders = [tmp_path / name for name in "abc"]
+    for index, folder in enumerate(folders):
+        variant = "noisy_neighbour" if index == 1 else "honest"
+        order(process, save(planted_job([variant], cases=[Case({"n": 8 + index}, "n")]), folder), folder)
+        assert answer(process) == 0
+    assert [jobs_before(folder) for folder in folders] == [[0], [1], [2]]
+    assert [bool((folder / "worker.log").read_text()) for folder in folders] == [False, True, False]
+    process.stdin.close()
+    assert process.wait(30) == 0
+
+
+def test_a_serving_worker_outlives_a_job_that_it_refuses(tmp_path):
+    process = serving_worker()
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    path = save(planted_job(["honest"]), bad)
+    path.write_text(path.read_text().replace('"seed": ', '"seed": 1'))
+    order(process, path, bad)
+    assert answer(process) == 2
+    assert "does not match its hash" in (bad / "worker.log").read_text()
+    order(process, save(planted_job(["honest"]), good), good)
+    assert answer(process) == 0
+    process.stdin.close()
+    assert process.wait(30) == 0
+
+
+def test_a_serving_worker_that_starts_itself_anew_goes_on_with_the_job_and_takes_the_next(tmp_path):
+    process = serving_worker()
+    stuck, next_one = tmp_path / "stuck", tmp_path / "next"
+    measure = dataclasses.replace(QUICK, variant_timeout_s=2.0)
+    order(process, save(planted_job(["hangs", "honest"], measure=measure), stuck), stuck)
+    assert answer(process) == 0
+    assert measured(stuck)["hangs"]["status"] == "timeout"
+    assert measured(stuck)["honest"]["status"] in ("ok", "noisy")
+    order(process, save(planted_job(["honest"]), next_one), next_one)
+    assert answer(process) == 0
+    assert jobs_before(next_one) == [1]
+    process.stdin.close()
+    assert process.wait(30) == 0
+
+
+def test_an_idle_worker_ends_when_it_is_interrupted(tmp_path):
+    process = serving_worker()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+
+
+def test_several_jobs_of_one_command_have_folders_and_exit_codes_of_their_own(tmp_path):
+    out = tmp_path / "out"
+    measure = dataclasses.replace(QUICK, variant_timeout_s=2.0)
+    for seed, (name, variant) in enumerate([("one", "honest"), ("two", "hangs"), ("three", "honest")]):
+        save(planted_job([variant], cases=[Case({"n": 16}, "n")], measure=measure, seed=seed), tmp_path)
+        (tmp_path / "job.json").rename(tmp_path / f"{name}.json")
+    code, _, stderr = run_worker(tmp_path / "one.json", out, str(tmp_path / "two.json"), str(tmp_path / "three.json"))
+    assert code == 0, stderr
+    assert {path.parent.name: path.read_text() for path in out.glob("*/exit-code")} == {"one": "0\n", "two": "0\n", "three": "0\n"}
+    assert measured(out / "two")["hangs"]["status"] == "timeout"
+    assert [jobs_before(out / name)[-1] for name in ("one", "two", "three")] == [0, 0, 1]

@@ -22,10 +22,11 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class SweepJob:
-    """One job of a sweep: what was typed for it, its hash, its run folder's name under the sweep's, where it runs.
+    """One job of a sweep: its overrides, its hash, its run folder's name under the sweep's, where it runs.
 
-    `same_as` is the index of an earlier job with the same hash, whose folder this one shares: it runs once. `gpu` and `workload`
-    are the choices of the config groups. `target` is `local` or `sky`.
+    `varied` are the overrides that the sweep chose: those typed for all jobs are left out. `same_as` is the index of an earlier
+    job with the same hash, whose folder this one shares: it runs once. `gpu` and `workload` are the choices of the config
+    groups. `target` is `local` or `sky`.
     """
 
     index: int
@@ -35,12 +36,13 @@ class SweepJob:
     workload: str
     gpu: str
     target: str
+    varied: list[str] = field(default_factory=list)
     same_as: int | None = None
 
     @property
     def name(self) -> str:
         """The job in a few words: what distinguishes it from the others of its sweep."""
-        return " ".join(self.overrides) or f"{self.workload} on {self.gpu}"
+        return " ".join(self.varied) or f"{self.workload} on {self.gpu}"
 
 
 @dataclass

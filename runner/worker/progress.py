@@ -29,6 +29,11 @@ class Progress:
         if self._channel is not None:
             self._print({"ready": True, "import_s": round(import_s, 3)})
 
+    def done(self, code: int) -> None:
+        """Say that a job is over, with its exit code; the launcher may send the next."""
+        if self._channel is not None:
+            self._print({"done": code})
+
     def case(self, index: int, total: int, axes: dict[str, Any]) -> None:
         """Say which case comes next."""
         self._where = {"index": index, "total": total, "case": axes}

@@ -27,9 +27,19 @@ class Run:
     """One worker process on one run folder."""
 
     def __init__(
-        self, job: Job, job_folder: Path, out: Path, progress: Progress, restarts: int, import_s: float, restart: Restart
+        self,
+        job: Job,
+        job_folder: Path,
+        out: Path,
+        progress: Progress,
+        restarts: int,
+        import_s: float,
+        restart: Restart,
+        jobs_before: int = 0,
     ) -> None:
         """Open the folder's journal; `restart` replaces this process by one that continues.
+
+        `jobs_before` is how many jobs this process has measured already.
 
         Raises RequestError when the folder belongs to another job or can't be written, or the workload can't be loaded.
         """
@@ -39,6 +49,7 @@ class Run:
         self._restarts = restarts
         self._restart = restart
         self._import_s = import_s
+        self._jobs_before = jobs_before
         self._writer = journal.Writer(out)
         self._before = journal.read(out)
         started = [event for event in self._before if event["event"] == "job_started"]
@@ -48,6 +59,7 @@ class Run:
         self._statuses = {_key(event): str(event["status"]) for event in journal.measurements(self._before)}
         self._start = time.perf_counter()
         self._engine: Engine | None = None
+        self._watchdog = Watchdog(self._stuck)
 
     def run(self) -> int:
         """Measure and return the exit code; the last event of the journal is `job_finished` unless the process is killed."""
@@ -57,7 +69,7 @@ class Run:
             description = device.describe()
             self._write("job_started", **self._introduction(description, others))
             self._assert_device(description, others)
-            engine = Engine(self.job, self.workload, device, Watchdog(self._stuck), self._progress)
+            engine = Engine(self.job, self.workload, device, self._watchdog, self._progress)
             self._engine = engine
             gc.collect()
             gc.freeze()  # or every collection between cases would walk all of torch, 0.2 s each
@@ -142,6 +154,7 @@ class Run:
             self._progress.unwritten(f"can't write the journal: {error.strerror}")
             code = EXIT_FAILED
         self._writer.close()
+        self._watchdog.close()
         return code
 
     def _introduction(self, description: dict[str, Any], others: list[dict[str, Any]]) -> dict[str, Any]:
@@ -160,6 +173,7 @@ class Run:
             "hash": self.job.hash,
             "session": self._session,
             "restart": self._restarts,
+            "jobs_before": self._jobs_before,
             "device": description,
             "software": software(),
             "other_processes": others,

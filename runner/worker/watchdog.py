@@ -12,6 +12,7 @@ class Watchdog:
     def __init__(self, act: Callable[[str], None]) -> None:
         self._act = act
         self._armed: tuple[Callable[[], str], float] | None = None
+        self._over = threading.Event()
         threading.Thread(target=self._watch, daemon=True, name="watchdog").start()
 
     @contextmanager
@@ -23,9 +24,12 @@ class Watchdog:
         finally:
             self._armed = None
 
+    def close(self) -> None:
+        """End the thread."""
+        self._over.set()
+
     def _watch(self) -> None:
-        while True:
-            time.sleep(0.2)
+        while not self._over.wait(0.2):
             armed = self._armed
             if armed and time.monotonic() > armed[1]:
                 self._armed = None

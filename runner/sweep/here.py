@@ -1,0 +1,94 @@
+"""The jobs of a sweep on this machine: one worker process for all of them, one after the other."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from runner import plan
+from runner.errors import JobError, RequestError
+from runner.journal import Event
+from runner.launch.local import Outcome, Worker
+from runner.sinks import Sink
+from runner.sweep.finishing import Finisher
+from runner.sweep.jobs import Lane, Planned
+from runner.sweep.result import Result
+from runner.sweep.show import Show
+from runner.tracking import Recorder
+
+NewRecorder = Callable[[Planned, str], Recorder | None]
+
+
+class _LaneSink:
+    """A job's events and progress, for the display of the sweep."""
+
+    def __init__(self, show: Show, lane: str) -> None:
+        self._show, self._lane = show, lane
+
+    def event(self, event: Event) -> None:
+        """Show what a person should know at once."""
+        if event["event"] == "job_started":
+            for line in event.get("warnings") or []:
+                self._show.warn(self._lane, line)
+
+    def progress(self, progress: dict[str, Any]) -> None:
+        """Show where the job is."""
+        self._show.progress(self._lane, progress)
+
+    def finish(self, status: str, reason: str) -> None:
+        """The sweep shows that itself."""
+
+
+class Here:
+    """Runs the jobs of a lane on this machine; `folder` is the sweep's, for what the worker says before its first job."""
+
+    def __init__(self, folder: Path, show: Show, recorder: NewRecorder, finisher: Finisher) -> None:
+        self._folder, self._show, self._recorder, self._finisher = folder, show, recorder, finisher
+        self._worker: Worker | None = None
+        self._interrupted = False
+
+    def run(self, lane: Lane) -> Iterator[Result]:
+        """Run the jobs in order and yield how each ended; once interrupted, no more is begun."""
+        try:
+            for job in lane.jobs:
+                if self._interrupted:
+                    return
+                yield self._one(job, lane.name)
+        finally:
+            self._close()
+
+    def interrupt(self, force: bool) -> None:
+        """Have the job at hand write its last words, and begin no other; `force` leaves no time for words. From any thread."""
+        self._interrupted = True
+        if worker := self._worker:
+            worker.interrupt(force)
+
+    def _start(self, job: Planned) -> Worker:
+        """Return the worker, a new one where there is none any more: it takes seconds to import torch."""
+        if self._worker is None or not self._worker.is_alive:
+            here = job.made.target.here
+            self._worker = Worker(self._folder, here.uuid if here else None)
+        return self._worker
+
+    def _close(self) -> None:
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
+
+    def _one(self, job: Planned, lane: str) -> Result:
+        folder, began = job.made.folder, time.monotonic()
+        self._show.started(lane, job.entry)
+        recorder = None
+        try:
+            plan.save(job.made.job, folder / "job.json")
+            worker = self._start(job)
+            recorder = self._recorder(job, "local")
+            sinks: list[Sink] = [_LaneSink(self._show, lane)]
+            outcome = worker.run(folder, [*sinks, recorder] if recorder else sinks)
+        except (JobError, RequestError) as error:
+            outcome = Outcome("failed", str(error))
+        if job.made.config.measure.isolation == "job":
+            self._close()
+        self._finisher.end(folder, job.made.job, recorder, outcome)
+        reason = "" if outcome.status == "interrupted" else outcome.reason
+        return Result(job.entry, outcome.status, reason, time.monotonic() - began)
