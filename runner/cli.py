@@ -72,6 +72,11 @@ def _dispatch(arguments: list[str]) -> int:
                 print(script(command), end="")
                 return EXIT_DONE
         _prepare_query(args)
+    if any(one.startswith("sweep.resume=") for one in args.overrides):
+        from runner.sweep.recall import overrides
+
+        args.overrides, recalled = overrides(args.overrides)
+        args.multirun = args.multirun or recalled
     return _run_hydra(args)
 
 

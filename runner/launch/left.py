@@ -9,7 +9,7 @@ from pathlib import Path
 
 from runner import journal
 from runner.errors import JobError, RequestError
-from runner.launch import bring, ledger, server, skypilot, teardown
+from runner.launch import bring, ledger, server, skypilot, task, teardown
 from runner.launch.charge import charge
 from runner.launch.ledger import Entry
 from runner.launch.skypilot import Sky
@@ -49,7 +49,7 @@ def end(sky: Sky, entry: Entry, force: bool = True) -> teardown.Ended | None:
     if held is None and not force:
         return None
     folder = Path(entry.folder) if entry.folder and Path(entry.folder).is_dir() else None
-    runs = [(Path(here), there) for here, there in entry.runs.items() if Path(here).is_dir()]
+    runs = [(Path(here), there) for here, there in _runs(entry).items() if Path(here).is_dir()]
     for here, there in runs if held is not None else ():
         _bring_home(sky, entry, here, there)
     ended = teardown.end(sky, entry, folder)
@@ -60,6 +60,11 @@ def end(sky: Sky, entry: Entry, force: bool = True) -> teardown.Ended | None:
     if held is not None:
         held.close() if ended.confirmed else held.release()
     return ended
+
+
+def _runs(entry: Entry) -> dict[str, str]:
+    """Return where the runs of an entry are here and there; of one that says nothing, its folder is the run's."""
+    return entry.runs or ({entry.folder: task.OUT} if entry.folder else {})
 
 
 def _bring_home(sky: Sky, entry: Entry, folder: Path, there: str) -> None:

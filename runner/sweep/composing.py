@@ -62,5 +62,6 @@ class Composer:
         if choices not in self._bases:
             composed = self._loader.load_sweep_config(self._master, list(choices))
             task = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+            OmegaConf.set_struct(task, True)  # which a masked copy is not: a key that isn't there is a mistake
             self._bases[choices] = task, OmegaConf.masked_copy(composed, "hydra")
         return self._bases[choices]

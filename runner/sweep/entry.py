@@ -70,7 +70,8 @@ class Sweeps:
             try:
                 found.append(self._composer.compose(overrides))
             except RequestError as error:
-                raise jobs.about(index, overrides, error) if len(batch) > 1 else error from error
+                varied = [one for one in overrides if one not in self._arguments]
+                raise jobs.about(index, varied, error) if len(batch) > 1 else error from error
         return found
 
     def _write(self, composed: Sequence[Composed]) -> "list[Value]":

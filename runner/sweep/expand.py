@@ -35,11 +35,7 @@ def _values(override: "Override") -> Iterator[str]:
     """Yield the settings of one key: one, or those of a sweep over it."""
     key = override.get_key_element()
     if not override.is_sweep_override():
-        yield (
-            override.input_line
-            if override.is_delete() and override.input_line
-            else f"{key}={override.get_value_element_as_str()}"
-        )
+        yield override.input_line or f"{key}={override.get_value_element_as_str()}"
         return
     if not override.is_discrete_sweep():
         raise RequestError(

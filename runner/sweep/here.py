@@ -40,12 +40,15 @@ class _LaneSink:
 
 
 class Here:
-    """Runs the jobs of a lane on this machine; `folder` is the sweep's, for what the worker says before its first job."""
+    """Runs the jobs of lanes on this machine; `folder` is the sweep's, for what the worker says before its first job.
 
-    def __init__(self, folder: Path, show: Show, recorder: NewRecorder, finisher: Finisher) -> None:
+    With `fail_fast` none is begun after one that failed.
+    """
+
+    def __init__(self, folder: Path, show: Show, recorder: NewRecorder, finisher: Finisher, fail_fast: bool) -> None:
         self._folder, self._show, self._recorder, self._finisher = folder, show, recorder, finisher
         self._worker: Worker | None = None
-        self._interrupted = False
+        self._fail_fast, self._interrupted = fail_fast, False
 
     def run(self, lane: Lane) -> Iterator[Result]:
         """Run the jobs in order and yield how each ended; once interrupted, no more is begun."""
@@ -53,7 +56,9 @@ class Here:
             for job in lane.jobs:
                 if self._interrupted:
                     return
-                yield self._one(job, lane.name)
+                result = self._one(job, lane.name)
+                self._interrupted = self._interrupted or (self._fail_fast and not result.ok)
+                yield result
         finally:
             self._close()
 

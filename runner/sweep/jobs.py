@@ -47,6 +47,7 @@ def make(
     Raises RequestError, with the job it is about, when one of them can't be done: then none is.
     """
     detected, git = gpus.detect(), code.git_state()
+    fixed = set({override.partition("=")[0]: override for override in typed}.values())  # the last of a key stands
     seen = {entry.hash: entry.index for entry in reversed(before)}
     folders = {entry.index: entry.folder for entry in before}
     found = []
@@ -54,7 +55,7 @@ def make(
         try:
             made = plan.make(one.config, one.folders, one.overrides, detected, git)
         except RequestError as error:
-            raise about(index, one.overrides, error) from error
+            raise about(index, [override for override in one.overrides if override not in fixed], error) from error
         same_as = seen.get(made.job.hash)
         name = f"{index:03d}-{made.job.workload}-{made.job.hash[:8]}" if same_as is None else folders[same_as]
         entry = SweepJob(
@@ -65,7 +66,7 @@ def make(
             workload=one.config.choices.get("workload", made.job.workload),
             gpu=one.config.gpu_choice,
             target="sky" if made.target.rent else "local",
-            varied=[override for override in one.overrides if override not in typed],
+            varied=[override for override in one.overrides if override not in fixed],
             same_as=same_as,
         )
         seen.setdefault(made.job.hash, index)
@@ -74,9 +75,9 @@ def make(
     return found
 
 
-def about(index: int, overrides: Sequence[str], error: RequestError) -> RequestError:
+def about(index: int, varied: Sequence[str], error: RequestError) -> RequestError:
     """Return an error that says which job of the sweep it is about."""
-    return RequestError(f"job {index} ({' '.join(overrides) or 'no overrides'}): {error}")
+    return RequestError(f"job {index}" + (f" ({' '.join(varied)})" if varied else "") + f": {error}")
 
 
 def lanes(jobs: Sequence[Planned]) -> list[Lane]:

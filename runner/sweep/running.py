@@ -21,7 +21,7 @@ class Running:
     def __init__(self, sweep: Sweep, config: RunConfig, show: Show, record: Record, offers: Offers) -> None:
         self._config, self._show, self._offers = config, show, offers
         self._messages: queue.Queue[Message] = queue.Queue()
-        self._here = Here(sweep.folder, show, record.recorder, record.finisher)
+        self._here = Here(sweep.folder, show, record.recorder, record.finisher, config.sweep.fail_fast)
         self._clusters = Clusters(sweep.folder, offers, record, sweep.name, self._messages)
         self._results: dict[int, Result] = {}
         self._jobs = {job.index: job for lane in offers.lanes for job in lane.jobs}

@@ -134,7 +134,7 @@ class Session:
         if before == now:
             return
         name = self._sweep.name
-        if [one.overrides for one in self._sweep.jobs] == [one.entry.overrides for one in planned]:
+        if [one.varied for one in self._sweep.jobs] == [one.entry.varied for one in planned]:
             raise RequestError(
                 f"sweep.resume={name}: configs or measuring code have changed since, and so have its jobs; begin a new one"
             )

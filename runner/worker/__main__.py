@@ -79,6 +79,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         code = _measure(order.job, order.out, channel, restarts, before, ["--serve", "--current", str(order.job), str(order.out)])
         if code == EXIT_INTERRUPTED:
             return code
+        orders.done()
         _progress(channel).done(code)
         order, restarts, before = None, 0, before + 1
     return EXIT_DONE

@@ -27,10 +27,13 @@ class Orders:
         self._orders: queue.Queue[Order | None] = queue.Queue()
         threading.Thread(target=self._read, daemon=True, name="orders").start()
 
-    def next(self) -> Order | None:
-        """Wait for the next job; None when the launcher has no more, or is gone."""
+    def done(self) -> None:
+        """Be done with a job: from now on a launcher that closes stdin has no more, and interrupts nothing."""
         with self._lock:
             self._busy = False
+
+    def next(self) -> Order | None:
+        """Wait for the next job; None when the launcher has no more, or is gone."""
         order = self._orders.get()
         with self._lock:
             self._busy = order is not None and not self._gone
