@@ -48,19 +48,17 @@ class Here:
     def __init__(self, folder: Path, show: Show, recorder: NewRecorder, finisher: Finisher, fail_fast: bool) -> None:
         self._folder, self._show, self._recorder, self._finisher = folder, show, recorder, finisher
         self._worker: Worker | None = None
+        self._gpu: str | None = None
         self._fail_fast, self._interrupted = fail_fast, False
 
     def run(self, lane: Lane) -> Iterator[Result]:
         """Run the jobs in order and yield how each ended; once interrupted, no more is begun."""
-        try:
-            for job in lane.jobs:
-                if self._interrupted:
-                    return
-                result = self._one(job, lane.name)
-                self._interrupted = self._interrupted or (self._fail_fast and not result.ok)
-                yield result
-        finally:
-            self._close()
+        for job in lane.jobs:
+            if self._interrupted:
+                return
+            result = self._one(job, lane.name)
+            self._interrupted = self._interrupted or (self._fail_fast and not result.ok)
+            yield result
 
     def interrupt(self, force: bool) -> None:
         """Have the job at hand write its last words, and begin no other; `force` leaves no time for words. From any thread."""
@@ -70,12 +68,15 @@ class Here:
 
     def _start(self, job: Planned) -> Worker:
         """Return the worker, a new one where there is none any more: it takes seconds to import torch."""
-        if self._worker is None or not self._worker.is_alive:
-            here = job.made.target.here
-            self._worker = Worker(self._folder, here.uuid if here else None)
+        here = job.made.target.here
+        gpu = here.uuid if here else None
+        if self._worker is None or not self._worker.is_alive or self._gpu != gpu:
+            self.close()
+            self._worker, self._gpu = Worker(self._folder, gpu), gpu
         return self._worker
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """End the worker; the next job would get a new one."""
         if self._worker is not None:
             self._worker.close()
             self._worker = None
@@ -93,7 +94,7 @@ class Here:
         except (JobError, RequestError) as error:
             outcome = Outcome("failed", str(error))
         if job.made.config.measure.isolation == "job":
-            self._close()
+            self.close()
         self._finisher.end(folder, job.made.job, recorder, outcome)
         reason = "" if outcome.status == "interrupted" else outcome.reason
         return Result(job.entry, outcome.status, reason, time.monotonic() - began)

@@ -47,7 +47,7 @@ def make(
     Raises RequestError, with the job it is about, when one of them can't be done: then none is.
     """
     detected, git = gpus.detect(), code.git_state()
-    fixed = set({override.partition("=")[0]: override for override in typed}.values())  # the last of a key stands
+    fixed = _fixed(typed)
     seen = {entry.hash: entry.index for entry in reversed(before)}
     folders = {entry.index: entry.folder for entry in before}
     found = []
@@ -55,7 +55,7 @@ def make(
         try:
             made = plan.make(one.config, one.folders, one.overrides, detected, git)
         except RequestError as error:
-            raise about(index, [override for override in one.overrides if override not in fixed], error) from error
+            raise about(index, _varied(one, fixed), error) from error
         same_as = seen.get(made.job.hash)
         name = f"{index:03d}-{made.job.workload}-{made.job.hash[:8]}" if same_as is None else folders[same_as]
         entry = SweepJob(
@@ -66,13 +66,22 @@ def make(
             workload=one.config.choices.get("workload", made.job.workload),
             gpu=one.config.gpu_choice,
             target="sky" if made.target.rent else "local",
-            varied=[override for override in one.overrides if override not in fixed],
+            varied=_varied(one, fixed),
             same_as=same_as,
         )
         seen.setdefault(made.job.hash, index)
         folders[index] = name
         found.append(Planned(entry, dataclasses.replace(made, folder=folder / name), one))
     return found
+
+
+def _fixed(typed: Sequence[str]) -> set[str]:
+    """Return what was typed, the last of each key; in lower case, since sweepers write False where false was typed."""
+    return {override.lower() for override in {one.partition("=")[0]: one for one in typed}.values()}
+
+
+def _varied(one: Composed, fixed: set[str]) -> list[str]:
+    return [override for override in one.overrides if override.lower() not in fixed]
 
 
 def about(index: int, varied: Sequence[str], error: RequestError) -> RequestError:

@@ -15,10 +15,13 @@ from runner.sweep.folder import Sweep
 from runner.sweep.jobs import Lane, Planned
 
 if TYPE_CHECKING:
+    from runner.launch.choose import Candidate
     from runner.launch.offering import Offered
     from runner.launch.skypilot import Sky
 
 MOST_ROWS = 40
+SPOT, LIMITS = "spot", ("over launch.max_usd", "over launch.max_usd_per_hour")
+"""As runner.launch.choose has them, which takes a moment to import."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +34,22 @@ class Offers:
 
     @property
     def bills_usd(self) -> dict[str, float]:
-        """The estimated bill of each rented lane, where there is an offer."""
+        """The estimated bill of each lane that can be rented now."""
         found = {}
         for name, offered in self.by_lane.items():
             with contextlib.suppress(RequestError):
                 found[name] = offered.decide().chosen.bill_usd
+        return found
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """The lanes that can't be rented now, and why."""
+        found = {}
+        for name, offered in self.by_lane.items():
+            try:
+                offered.decide()
+            except RequestError as error:
+                found[name] = str(error)
         return found
 
 
@@ -65,16 +79,18 @@ def offered(todo: Sequence[Planned], folders: Sequence[Path]) -> Iterator[Offers
 
 
 def check(offers: Offers) -> None:
-    """Refuse a sweep of which a part can't be rented, or whose bills come to more than `launch.max_usd`. Raises RequestError."""
+    """Refuse a sweep of which nothing can be done, or whose bills come to more than `launch.max_usd`. Raises RequestError.
+
+    A GPU that nobody offers now does not keep the others from being measured: its jobs end as `not run`.
+    """
     if not offers.by_lane:
         return
-    for lane in offers.lanes:
-        if lane.rent:
-            try:
-                offers.by_lane[lane.name].decide()
-            except RequestError as error:
-                raise RequestError(f"{len(lane.jobs)} of the sweep's jobs: {error}") from error
-    launch = offers.lanes[0].jobs[0].made.config.launch
+    refused = offers.refused
+    dear = [name for name in refused if any(one.excluded in LIMITS for one in offers.by_lane[name].candidates)]
+    if dear or len(refused) == len(offers.lanes):
+        name = (dear or list(refused))[0]
+        raise RequestError(f"gpu={next(lane.gpu for lane in offers.lanes if lane.name == name)}: {refused[name]}")
+    launch = next(iter(offers.by_lane.values())).made.config.launch
     total = sum(offers.bills_usd.values())
     if launch.max_usd is not None and total > launch.max_usd:
         raise RequestError(
@@ -100,8 +116,19 @@ def lines(sweep: Sweep, planned: Sequence[Planned], todo: Sequence[Planned], off
     for lane in offers.lanes:
         found += _lane(lane, offers)
     if len(offers.by_lane) > 1:
-        found.append(f"bill       {usd(sum(offers.bills_usd.values()))} for all of it")
+        best = {name: _best(one) for name, one in offers.by_lane.items()}
+        known = [one.bill_usd for one in best.values() if one is not None]
+        unknown = f", without {units.several(len(best) - len(known), 'GPU')} of unknown price" if len(known) < len(best) else ""
+        found.append(f"bill       {usd(sum(known))} for all of it{unknown}")
     return found
+
+
+def _best(offered: "Offered") -> "Candidate | None":
+    """Return the offer that would be taken, where nothing can be rented now the best known price; None where none is known."""
+    with contextlib.suppress(RequestError):
+        return offered.decide().chosen
+    asked = [one for one in offered.candidates if one.offer.cloud == offered.made.config.cloud.name]
+    return next((one for one in asked or offered.candidates if one.excluded != SPOT), None)
 
 
 def _lane(lane: Lane, offers: Offers) -> list[str]:
@@ -117,7 +144,7 @@ def _lane(lane: Lane, offers: Offers) -> list[str]:
     try:
         decision = one.decide()
     except RequestError as error:
-        best = next((candidate for candidate in one.candidates if candidate.excluded != "spot"), None)
+        best = _best(one)
         known = f"{usd(best.bill_usd)} on {best}; " if best else ""
         return [f"{what}: {known}not now: {error}"]
     chosen = decision.chosen

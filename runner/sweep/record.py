@@ -11,8 +11,9 @@ from runner.sweep.folder import Sweep
 from runner.sweep.jobs import Planned
 from runner.sweep.result import Result
 from runner.tracking import Place, Recorder, store
-from runner.tracking.parent import Parent
+from runner.tracking.parent import Parent, totals
 from runner.tracking.store import scrub, ui_hint
+from runner.tracking.sweeps import experiment_of
 
 
 class Record:
@@ -56,7 +57,11 @@ class Record:
         if self._parent is None or self.parent_id is None:
             return ["the sweep is not recorded in MLflow", later]
         try:
-            self._parent.close(status, *totals(self._sweep, results), rented_files(self._sweep.folder))
+            failed = [one for one in results if not one.ok]
+            reasons = "; ".join(f"job {one.entry.index}: {one.reason or one.status}" for one in failed)
+            paid = [one.cost_usd for one in results if one.cost_usd is not None]
+            metrics = totals(len(results), len(results) - len(failed), len(failed), paid)
+            self._parent.close(status, {"reason": reasons}, metrics, rented_files(self._sweep.folder))
         except Exception as error:  # whatever MLflow, its drivers or the network raise
             return [f"the sweep is not recorded in MLflow ({scrub(str(error), self.where.uri)[:200]})", later]
         return ui_hint(self.where, self._parent.state.experiment_id, self.parent_id)
@@ -74,28 +79,15 @@ class Record:
 
 
 def experiment(config: RunConfig, sweep: Sweep) -> str:
-    """Return the experiment of all runs of a sweep: the one that was named, else that of its only workload, else SWEEPS."""
+    """Return the experiment of all runs of a sweep: the one that was named, else by its workloads."""
     workloads = {job.workload for job in sweep.jobs}
     named = config.tracking.experiment
-    return named if named is not None and (named not in workloads or len(workloads) == 1) else store.SWEEPS
+    return named if named is not None and named not in workloads else experiment_of(workloads)
 
 
 def child_tags(name: str, job: Planned, target: str) -> dict[str, Any]:
     """Return the tags of a job's run beside those that every run has."""
     return {"target": target, "sweep": name, "sweep.index": job.index, **job.made.config.tags}
-
-
-def totals(sweep: Sweep, results: Sequence[Result]) -> tuple[dict[str, Any], dict[str, float]]:
-    """Return the tags and metrics of the parent run: how many jobs ended how, what they took and cost."""
-    metrics = {"jobs": float(len(sweep.jobs)), "jobs.complete": float(sum(one.ok for one in results))}
-    metrics["jobs.failed"] = float(sum(not one.ok for one in results))
-    seconds = [one.seconds for one in results if one.seconds is not None]
-    metrics["jobs.seconds"] = float(sum(seconds))
-    paid = [one.cost_usd for one in results if one.cost_usd is not None]
-    if paid:
-        metrics["cost_usd"] = sum(paid)
-    reasons = "; ".join(f"job {one.entry.index}: {one.reason or one.status}" for one in results if not one.ok)
-    return {"reason": reasons, "sweep.command": sweep.command}, metrics
 
 
 def rented_files(folder: Path) -> list[Path]:

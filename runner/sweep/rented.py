@@ -21,7 +21,8 @@ class Clusters:
 
     def __init__(self, folder: Path, offers: Offers, record: Record, sweep: str, messages: "queue.Queue[Message]") -> None:
         self._folder, self._offers, self._record, self._sweep, self._messages = folder, offers, record, sweep, messages
-        self._waiting = [lane for lane in offers.lanes if lane.rent]
+        refused = offers.refused
+        self._waiting = [lane for lane in offers.lanes if lane.rent and lane.name not in refused]
         self._pipes: dict[str, Any] = {}
         self._stopped = False
         launch = self._waiting[0].jobs[0].made.config.launch if self._waiting else None

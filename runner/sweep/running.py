@@ -18,10 +18,9 @@ from runner.sweep.show import Show
 class Running:
     """One batch of jobs while it runs. `interrupted` after Ctrl-C, `stopped` when a failed job ended it (`sweep.fail_fast`)."""
 
-    def __init__(self, sweep: Sweep, config: RunConfig, show: Show, record: Record, offers: Offers) -> None:
-        self._config, self._show, self._offers = config, show, offers
+    def __init__(self, sweep: Sweep, config: RunConfig, show: Show, record: Record, offers: Offers, here: Here) -> None:
+        self._config, self._show, self._offers, self._here = config, show, offers, here
         self._messages: queue.Queue[Message] = queue.Queue()
-        self._here = Here(sweep.folder, show, record.recorder, record.finisher, config.sweep.fail_fast)
         self._clusters = Clusters(sweep.folder, offers, record, sweep.name, self._messages)
         self._results: dict[int, Result] = {}
         self._jobs = {job.index: job for lane in offers.lanes for job in lane.jobs}
@@ -33,6 +32,8 @@ class Running:
         local = [lane for lane in self._offers.lanes if not lane.rent]
         thread = threading.Thread(target=self._locally, args=(local,), name="here")
         thread.start()
+        for name, reason in self._offers.refused.items():
+            yield from self._not_run(name, reason)
         self._clusters.start()
         here = True
         while here or self._clusters.busy:
@@ -83,13 +84,16 @@ class Running:
         self._clusters.over(name)
         self.bill += [f"{line}" for line in message["lines"]]  # type: ignore[attr-defined] # it is a list
         self.unconfirmed = self.unconfirmed or not message["confirmed"]
+        yield from self._not_run(name, str(message["reason"]) or "its machine was ended before it")
+        self._clusters.start()
+
+    def _not_run(self, name: str, reason: str) -> Iterator[Result]:
+        """Yield the jobs of a lane that have no result yet."""
         lane = next(one for one in self._offers.lanes if one.name == name)
         for job in lane.jobs:
             if job.index not in self._results:
-                result = Result(job.entry, "not run", str(message["reason"]) or "its machine was ended before it")
-                self._results[job.index] = result
-                yield result
-        self._clusters.start()
+                self._results[job.index] = Result(job.entry, "not run", reason)
+                yield self._results[job.index]
 
     def _told(self, lane: str, kind: str, message: dict[str, object]) -> None:
         if kind == "started":

@@ -16,6 +16,7 @@ from runner.masking import mask
 from runner.sweep import folder as folders
 from runner.sweep import jobs, objective, planning, state
 from runner.sweep.folder import Sweep
+from runner.sweep.here import Here
 from runner.sweep.jobs import Planned
 from runner.sweep.record import Record
 from runner.sweep.result import Result, counts, table
@@ -38,6 +39,7 @@ class Session:
         self._interrupted = self._stopped = self._unconfirmed = False
         self._bill: list[str] = []
         self._record: Record | None = None
+        self._here: Here | None = None
         self._opened = False
         self._resumed = self._config.sweep.resume is not None
         if self._resumed and searching:
@@ -85,6 +87,8 @@ class Session:
         from runner import merged
 
         self._show.close()
+        if self._here:
+            self._here.close()
         known = {one.entry.index for one in self._results}
         missing = [Result(entry, "not run") for entry in self._sweep.distinct if entry.index not in known]
         same = [Result(one, "same", f"as job {one.same_as}") for one in self._sweep.jobs if one.same_as is not None]
@@ -180,7 +184,11 @@ class Session:
         self._opened = True
         if not todo or self._stopped:
             return
-        running = Running(self._sweep, self._config, self._show, self._record, offers)
+        if self._here is None:
+            self._here = Here(
+                self._sweep.folder, self._show, self._record.recorder, self._record.finisher, self._config.sweep.fail_fast
+            )
+        running = Running(self._sweep, self._config, self._show, self._record, offers, self._here)
         with _on_signal(running.interrupt):
             for result in running.run(todo):
                 self._results.append(result)

@@ -1,4 +1,4 @@
-"""`python -m runner.tracking DIR`: record a run in MLflow from its folder, or finish what was begun; never twice."""
+"""`python -m runner.tracking DIR`: record a run or a sweep in MLflow from its folder, or finish what was begun; never twice."""
 
 import argparse
 import os
@@ -9,6 +9,7 @@ from runner import journal, rental
 from runner.errors import EXIT_DONE, EXIT_FAILED, RequestError, one_line
 from runner.journal import Event, final_status
 from runner.results import from_events, read_events
+from runner.sweep.folder import is_sweep
 from runner.tracking.rented import NEVER_STARTED
 from runner.tracking.store import Place, check, place, scrub, ui_hint
 from runner.tracking.upload import NAME, State, Upload, beginning, load_state, locked
@@ -19,11 +20,17 @@ LOCK_WAIT_S = 120.0
 def main(arguments: list[str] | None = None) -> int:
     """Return the exit code: 0 recorded (now or before), 1 the store failed halfway, 2 the request can't be done."""
     parser = argparse.ArgumentParser(prog="python -m runner.tracking", description=__doc__)
-    parser.add_argument("folder", type=Path, metavar="DIR", help="the folder of a run: it holds journal.jsonl or launch.json")
+    parser.add_argument(
+        "folder", type=Path, metavar="DIR", help="the folder of a run (journal.jsonl or launch.json) or a sweep (sweep.json)"
+    )
     parser.add_argument("--uri", help="the MLflow tracking URI; without it, the one the run was to be recorded at")
     parser.add_argument("--experiment", help="the experiment; without it, the one it was to be recorded in")
     options = parser.parse_args(arguments)
     try:
+        if is_sweep(options.folder):
+            from runner.tracking import sweeps
+
+            return sweeps.record(options.folder.absolute(), options.uri, options.experiment)
         return record(options.folder, options.uri, options.experiment)
     except RequestError as error:
         print(one_line(str(error)), file=sys.stderr)

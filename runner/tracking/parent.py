@@ -85,6 +85,12 @@ class Parent:
         self.state.save(self.folder)
 
 
+def totals(jobs: int, complete: int, failed: int, costs_usd: Sequence[float]) -> dict[str, float]:
+    """Return the metrics of a parent run: how many jobs, how they ended, what they cost where that is known."""
+    found = {"jobs": float(jobs), "jobs.complete": float(complete), "jobs.failed": float(failed)}
+    return found | ({"cost_usd": sum(costs_usd)} if costs_usd else {})
+
+
 def _beginning(text: str) -> str:
     """Return the sections of a report that fit, whole ones."""
     kept = ""
