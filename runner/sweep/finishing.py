@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from runner import journal
 from runner.errors import RequestError
 from runner.job import Job
 from runner.launch.local import Outcome
@@ -36,8 +37,9 @@ class Finisher:
         from runner import report
 
         try:
-            # One point is no curve; the sweep's own pictures have it.
-            report.write(folder, plots=len(job.cases) > 1 or job.mode == "search")
+            if journal.read(folder):  # what was rented may have ended before there was anything to report
+                # One point is no curve; the sweep's own pictures have it.
+                report.write(folder, plots=len(job.cases) > 1 or job.mode == "search")
         except RequestError as error:
             self._warn(f"no report: {error}; later: python -m runner.report {folder}")
         if recorder:
