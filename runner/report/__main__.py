@@ -1,4 +1,4 @@
-"""`python -m runner.report DIR`: derive thresholds, decisions, CSV, plots and the report of a run again."""
+"""`python -m runner.report DIR`: derive thresholds, decisions, CSV, plots and the report of a run again, or merge a sweep's."""
 
 import argparse
 import sys
@@ -7,14 +7,19 @@ from pathlib import Path
 from runner.decisions import in_words as decision_in_words
 from runner.errors import EXIT_DONE, EXIT_FAILED, RequestError, one_line
 from runner.report.files import write
+from runner.sweep.folder import is_sweep
 from runner.thresholds import in_words
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Return the exit code: 0 done, 1 the run itself failed or is partial, 2 no journal there or it can't be used."""
+    """Return the exit code: 0 done, 1 the run itself, or one of a sweep's, is not complete, 2 nothing there that can be used."""
     parser = argparse.ArgumentParser(prog="python -m runner.report", description=__doc__)
-    parser.add_argument("folder", type=Path, metavar="DIR", help="the folder of a run: it holds journal.jsonl")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the folder of a run (it holds journal.jsonl) or of a sweep")
     folder = parser.parse_args(arguments).folder
+    if is_sweep(folder):
+        from runner.merged.__main__ import main as merge  # what a run's report doesn't need
+
+        return merge([str(folder)])
     try:
         derived = write(folder)
     except RequestError as error:

@@ -73,8 +73,13 @@ class Dispatch:
         )
 
 
-def load(source: "str | PathLike[str] | Mapping[str, Any]", device: str | None = None) -> Dispatch:
+def load(
+    source: "str | PathLike[str] | Mapping[str, Any]", device: str | None = None, workload: str | None = None
+) -> Dispatch:
     """Read a thresholds.yaml, or take its content: a dict, or what OmegaConf.load returned.
+
+    Of a merged one, that of several runs, take what is from `device` (needed where it has several) and, where two workloads have
+    the same key, from `workload`.
 
     Raises ValueError when it is none of this schema, or `device` is given and it was measured on a GPU of another name, and
     OSError when the file can't be read.
@@ -84,6 +89,8 @@ def load(source: "str | PathLike[str] | Mapping[str, Any]", device: str | None =
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         found = document.get("schema") if isinstance(document, dict) else None
         raise ValueError(f"{where}: schema {found}, expected {SCHEMA}; give a thresholds.yaml that a run wrote")
+    if document.get("kind") == "merged":
+        document = _one_of(document.get("devices") or {}, device, workload, where)
     document = {"device": {}, "policy": {}} | document
     if not all(isinstance(document.get(part), dict) for part in ("device", "policy", "runtime", "evidence")):
         raise ValueError(f"{where}: expected the parts runtime and evidence; give a thresholds.yaml that a run wrote")
@@ -95,6 +102,24 @@ def load(source: "str | PathLike[str] | Mapping[str, Any]", device: str | None =
     if device is not None and document["device"].get("name") != device:
         raise ValueError(f"{where}: measured on {document['device'].get('name')}, this is {device}; measure here")
     return Dispatch(document)
+
+
+def _one_of(devices: Mapping[str, Any], device: str | None, workload: str | None, where: str) -> dict[str, Any]:
+    """Return one GPU's thresholds out of a merged file, those of its workloads together unless one is named."""
+    name = next(iter(devices)) if device is None and len(devices) == 1 else device
+    if name not in devices:
+        asked = "say which with device=" if device is None else f"this is {device}; measure here"
+        raise ValueError(f"{where}: measured on {_names(devices) or 'nothing'}, {asked}")
+    found = devices[name]
+    if workload is not None and workload not in found:
+        raise ValueError(f"{where}: no workload {workload} on {name}; it has {_names(found)}")
+    parts = list(found.values()) if workload is None else [found[workload]]
+    keys = [key for part in parts for key in part["evidence"]]
+    twice = dict.fromkeys(key for key in keys if keys.count(key) > 1)
+    if twice:
+        raise ValueError(f"{where}: {_names(twice)} is there for several of {_names(found)}; say which with workload=")
+    joined = {kind: {key: value for part in parts for key, value in part[kind].items()} for kind in ("runtime", "evidence")}
+    return {**parts[0], **joined}
 
 
 def _read(path: "str | PathLike[str]") -> Any:
