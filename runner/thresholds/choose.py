@@ -73,9 +73,7 @@ class Dispatch:
         )
 
 
-def load(
-    source: "str | PathLike[str] | Mapping[str, Any]", device: str | None = None, workload: str | None = None
-) -> Dispatch:
+def load(source: "str | PathLike[str] | Mapping[str, Any]", device: str | None = None, workload: str | None = None) -> Dispatch:
     """Read a thresholds.yaml, or take its content: a dict, or what OmegaConf.load returned.
 
     Of a merged one, that of several runs, take what is from `device` (needed where it has several) and, where two workloads have
