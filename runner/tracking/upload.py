@@ -180,9 +180,8 @@ class Upload:
         if (self.folder / "plots").is_dir():
             client.log_artifacts(self._run_id, str(self.folder / "plots"), "plots")
             moved()
-        self._log(client, [*work(events), *rented.points(events, found)])
         self._send_tags(client)
-        self._close_tags(client, status, reason, events, found)
+        self._log(client, [*work(events), *rented.points(events, found)], self._last_tags(status, reason, events, found))
         client.set_terminated(self._run_id, ENDED.get(status, "FAILED"), rented.ended_at(first, events, found))
         self.state.ended = self._end(status, events)
         self.save()
@@ -286,15 +285,15 @@ class Upload:
             self._set_tags(client, as_tags(given))
             self._sent_tags = given
 
-    def _log(self, client: "MlflowClient", chunk: list[Point]) -> None:
-        from mlflow.entities import Metric
+    def _log(self, client: "MlflowClient", chunk: list[Point], tags: Mapping[str, str] | None = None) -> None:
+        """Send metrics, and with them tags: a request of its own takes as long as both together."""
+        from mlflow.entities import Metric, RunTag
 
         metrics = [Metric(point.name, point.value, point.timestamp, point.step) for point in chunk]
-        client.log_batch(self._run_id, metrics=metrics)
+        client.log_batch(self._run_id, metrics=metrics, tags=[RunTag(key, value) for key, value in (tags or {}).items()])
 
-    def _close_tags(
-        self, client: "MlflowClient", status: str, reason: str, events: list[Event], found: rentals.Rental | None
-    ) -> None:
+    def _last_tags(self, status: str, reason: str, events: list[Event], found: rentals.Rental | None) -> dict[str, str]:
+        """Return the tags that a run has at its end."""
         from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
         counts: dict[str, int] = {}
@@ -305,7 +304,7 @@ class Upload:
         report = self.folder / "report.md"
         # The page of a run shows this: of a report everything up to the long tables.
         note = report.read_text().partition("\n## Results")[0] if report.is_file() else bill.section(found, [])
-        self._set_tags(client, as_tags(own | ({MLFLOW_RUN_NOTE: note} if note else {})))
+        return as_tags(own | ({MLFLOW_RUN_NOTE: note} if note else {}))
 
 
 def beginning(folder: Path, events: list[Event]) -> Event | None:
