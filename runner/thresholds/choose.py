@@ -105,7 +105,7 @@ def load(source: "str | PathLike[str] | Mapping[str, Any]", device: str | None =
 def _one_of(devices: Mapping[str, Any], device: str | None, workload: str | None, where: str) -> dict[str, Any]:
     """Return one GPU's thresholds out of a merged file, those of its workloads together unless one is named."""
     name = next(iter(devices)) if device is None and len(devices) == 1 else device
-    if name not in devices:
+    if name is None or name not in devices:
         asked = "say which with device=" if device is None else f"this is {device}; measure here"
         raise ValueError(f"{where}: measured on {_names(devices) or 'nothing'}, {asked}")
     found = devices[name]
