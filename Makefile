@@ -5,8 +5,11 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PORT ?= 5000
 READY := .venv/.ready
+# Tests wait for processes about as long as they compute. Neighbours stay together, since they share what a file sets up.
+PARALLEL := -n logical --maxprocesses 4 --dist worksteal
+SYSTEM := -o addopts="-q --strict-markers" -n 2
 
-.PHONY: help run ui test test-system reliability lint lock clean
+.PHONY: help run ui setup test system test-system reliability lint lock clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -19,7 +22,7 @@ $(READY): requirements/lock.txt pyproject.toml
 		{ echo "error: Python's venv is missing; type: sudo apt install python3-venv" >&2; exit 2; }
 	@echo "setting up .venv (a few minutes, once)"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/lock.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -r requirements/lock.txt  # what is imported is compiled then
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(READY)
 
@@ -31,17 +34,20 @@ ui: $(READY)  ## open the MLflow UI on what was recorded (port 5000, or make ui 
 	@echo "ready in some 25 s: http://127.0.0.1:$(PORT)"
 	@$(BIN)/python -m mlflow ui --backend-store-uri sqlite:///$(CURDIR)/outputs/mlflow.db --port $(PORT)
 
+setup: $(READY)  ## only set up .venv
+
 test: $(READY)  ## run the tests that need no root, no GPU and no account
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
-test-system: $(READY)  ## install what needs root (Chromium, Slurm) and run the end-to-end tests
+system:  ## only install what needs root: Chromium, Slurm
 	@tests/system/install
-	@CROSSOVER_SYSTEM=1 $(BIN)/python -m pytest -o addopts="-q --strict-markers" -m "not long" tests/system $(ARGS)
 
-reliability: $(READY)  ## inject every fault into rented runs in the Slurm lab (some 40 min); writes docs/reliability.md
-	@tests/system/install
+test-system: $(READY) system  ## install what needs root (Chromium, Slurm) and run the end-to-end tests
+	@CROSSOVER_SYSTEM=1 $(BIN)/python -m pytest $(SYSTEM) -m "not long" tests/system $(ARGS)
+
+reliability: $(READY) system  ## inject every fault, rented runs in the Slurm lab (some 50 min); writes docs/reliability.md
 	@CROSSOVER_SYSTEM=1 CROSSOVER_RELIABILITY=docs/reliability.md $(BIN)/python -m pytest -o addopts="-q --strict-markers" \
-		tests/system/test_renting.py $(ARGS)
+		--ignore=tests/system/test_browser.py tests/system $(ARGS)
 
 lint: $(READY)  ## ruff, mypy --strict, import-linter
 	@$(BIN)/ruff check .

@@ -217,7 +217,7 @@ SIZES = ",".join(str(size) for size in range(8, 8 + 12 * 8, 8))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_sweep_that_is_ended_in_the_middle_resumes_with_nothing_repeated_and_nothing_lost(tmp_path, number, capsys):
     process = running(tmp_path, f"workload.n={SIZES}", "sweep.name=cut", "measure.max_time_s=0.3", "measure.min_time_s=0.25")
     wait_for(lambda: complete(tmp_path) >= 3)
@@ -355,10 +355,10 @@ def test_every_job_is_composed_as_hydra_does(tmp_path):
 
 @pytest.mark.slow
 def test_two_sweeps_of_one_second_and_an_empty_store_do_not_meet(tmp_path):
-    both = [running(tmp_path, "workload.n=8,16", "tracking.enabled=true", f"seed={seed}") for seed in (1, 2, 3)]
+    both = [running(tmp_path, "workload.n=8,16", "tracking.enabled=true", f"seed={seed}") for seed in (1, 2)]
     said = [process.communicate(timeout=200)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0, 0], said
-    assert len(folders.known(tmp_path)) == 3
+    assert [process.returncode for process in both] == [0, 0], said
+    assert len(folders.known(tmp_path)) == 2
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")

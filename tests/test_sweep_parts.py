@@ -201,7 +201,8 @@ def test_optuna_finds_its_way_through_one_sweep(tmp_path, capsys):
     code = main(
         [
             "-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2",
-            "hydra.sweeper.direction=maximize", "workload=matmul", "workload.n=range(64,257,64)", "workload.variants=[fp32]", "workload.baseline=null",
+            "hydra.sweeper.direction=maximize", "workload=matmul", "workload.n=range(64,257,64)", "workload.variants=[fp32]",
+            "workload.baseline=null",
             "workload.objective.variant=fp32", "measure=quick", f"out={tmp_path}", "tracking.enabled=false", "display=plain",
         ]
     )  # fmt: skip

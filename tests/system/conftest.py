@@ -14,6 +14,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,22 @@ ROOT = Path(__file__).parent.parent.parent
 CHROMIUM, CHROMEDRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
 SERVER_START_S = 180.0
 """MLflow's server takes some 25 s on two idle cores, and longer on busy ones."""
+
+
+SERVICES = {"test_browser.py": "browser", "test_lab.py": "lab", "test_renting.py": "lab"}
+"""Which service the tests of a file share; there is one of each."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Run the tests of a service in one process, one after another, beside the others."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByService(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return SERVICES.get(nodeid.partition("::")[0].rpartition("/")[2], nodeid)
+
+    return ByService(config, log)
 
 
 def missing(what: str) -> None:
@@ -71,9 +88,10 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
 
 @contextlib.contextmanager
 def mlflow_ui(store: Path, scratch: Path) -> Iterator[str]:
-    """Serve an SQLite store and its artifacts as `make ui` does; yields the address once it answers."""
+    """Serve an SQLite store and its artifacts as `make ui` does, but by one process; yields the address once it answers."""
     port, log = free_port(), scratch / "mlflow-ui.log"
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", f"sqlite:///{store}", "--port", str(port)]
+    command += ["--workers", "1"]
     with service(command, scratch / "mlflow-home", log) as process:
         address, until = f"http://127.0.0.1:{port}", time.monotonic() + SERVER_START_S
         while not _answers(f"{address}/health"):

@@ -15,7 +15,7 @@ from tests.system.processes import Place, end, is_alive, wait_for, worker_of
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
-KILLS = 20
+LONG = pytest.mark.long
 VARIANTS = ("honest", "twin")
 
 
@@ -51,11 +51,12 @@ def sessions(events):
     return sum(event["event"] == "job_started" for event in events)
 
 
-def test_a_worker_killed_20_times_loses_nothing_but_the_case_in_flight(tmp_path):
+@pytest.mark.parametrize("kills", [5, pytest.param(20, marks=LONG)])
+def test_a_worker_killed_again_and_again_loses_nothing_but_the_case_in_flight(tmp_path, kills):
     chance = random.Random(20)
-    place = Place.make(tmp_path, list(range(64, 64 + 120)))
+    place = Place.make(tmp_path, list(range(64, 64 + 40 + 4 * kills)))
     kept, interrupted = [], Counter()
-    for kill in range(KILLS):
+    for kill in range(kills):
         begun = sessions(place.events()) if kill else 0
         with started(place) as (launcher, worker):
             if kill and kill % 4 == 0:
@@ -134,7 +135,7 @@ def test_an_interrupted_run_is_killed_in_mlflow_and_leaves_no_process(tmp_path, 
     assert (run.info.status, run.data.tags["status"]) == ("KILLED", "interrupted")
 
 
-@pytest.mark.parametrize("after_s", [0.0, 0.5, 1.0, 2.0, 4.0])
+@pytest.mark.parametrize("after_s", [0.0, pytest.param(0.5, marks=LONG), 1.0, pytest.param(2.0, marks=LONG), 4.0])
 def test_ctrl_c_while_it_starts_leaves_no_process_and_no_traceback(tmp_path, after_s):
     place = Place.make(tmp_path, list(range(64, 264)))
     with started(place) as (launcher, worker):

@@ -73,7 +73,7 @@ def test_it_offers_two_gpus_at_the_lab_s_prices(lab):
     assert json.loads(python(lab, OFFERS)) == {"RTX4090": [0.59, "n4090"], "A100": [1.19, "na100"]}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_task_runs_on_the_node_it_asks_for_and_is_gone_after_a_reset(clean, tmp_path):
     lab = clean
     (tmp_path / "mine.py").write_text("import torch\nfrom runner.worker.device import Cpu\nprint(Cpu(1).describe()['name'])\n")
@@ -110,7 +110,7 @@ def test_a_preempted_job_is_gone_and_what_it_left_behind_is_seen_until_a_reset(c
     assert lab.stray_processes() == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_lost_node_takes_its_job_along_and_can_come_back(clean):
     lab = clean
     job = submit(lab, "na100", "sleep 300")
