@@ -10,7 +10,7 @@ from runner.errors import RequestError, nearest
 from runner.grid import NOT_AXES
 from runner.masking import mask
 from runner.reported import check as check_reported
-from runner.spec import AxisSpec, DecisionSpec, GpuSpec, MeasurePolicy, ThresholdSpec
+from runner.spec import AxisSpec, DecisionSpec, GpuSpec, ThresholdSpec
 
 if TYPE_CHECKING:
     from runner.config import CloudConfig, LaunchConfig, MeasureConfig, RunConfig, SweepConfig, WorkloadConfig

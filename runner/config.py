@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """What a run returns to a sweeper that searches: the geometric mean of `metric` (of measurements.csv) of `variant` over cases."""
+    """What a sweeper that searches is told of a run: the geometric mean of `metric` (of measurements.csv) of `variant`."""
 
     metric: str
     variant: str
@@ -147,7 +147,7 @@ class TrackingConfig:
 
 @dataclass(frozen=True)
 class MeasureConfig(MeasurePolicy):
-    """`conf/measure/*.yaml`: the policy that goes into the job, and whether the jobs of a sweep share a process (`sweep`, `job`)."""
+    """`conf/measure/*.yaml`: the policy that goes into the job, and what shares a process: all jobs of a `sweep`, or one `job`."""
 
     isolation: str = "sweep"
 

@@ -20,8 +20,8 @@ class Attempt:
 
     `gpu` is the choice of `gpu/` that it is, `asked_gpu` the one the user asked for: they differ after a fallback. The lifetime
     is `down_at - requested_at`; `billed_s` is it under the cloud's rule (`increment_s`, `minimum_s`), `cost_usd` = price x that,
-    and `sky_cost_usd` is what SkyPilot reports. `share` is this run's part of a machine that it shared with others of a sweep: by
-    time, and `billed_s` and the costs are that part of the cluster's. `confirmed_down` is whether SkyPilot was asked and no longer knows the cluster.
+    and `sky_cost_usd` is what SkyPilot reports. `share` is this run's part, by time, of a machine that it shared with others of a
+    sweep; `billed_s` and the costs are that part. `confirmed_down` is whether SkyPilot was asked and no longer knows the cluster.
     """
 
     cluster: str

@@ -58,7 +58,7 @@ with server.connected() as sky:
         idle_minutes=5 if choice.autodown else None, setup_limit_s=1800, limit_s=settings.limit_s, python=None, setup=None,
     )
     asked = sky._sky.Task.from_yaml_config(rendered)
-    request = sky._ask(lambda: sky._sdk.launch(asked, cluster_name=names.cluster(choice.job.hash), dryrun=True))
+    request = sky._ask(lambda: sky._sdk.launch(asked, cluster_name=names.cluster(choice.jobs[0].hash), dryrun=True))
     try:
         sky._get(lambda: request)
     except JobError as error:

@@ -350,6 +350,10 @@ def test_several_jobs_of_one_command_have_folders_and_exit_codes_of_their_own(tm
         (tmp_path / "job.json").rename(tmp_path / f"{name}.json")
     code, _, stderr = run_worker(tmp_path / "one.json", out, str(tmp_path / "two.json"), str(tmp_path / "three.json"))
     assert code == 0, stderr
-    assert {path.parent.name: path.read_text() for path in out.glob("*/exit-code")} == {"one": "0\n", "two": "0\n", "three": "0\n"}
+    assert {path.parent.name: path.read_text() for path in out.glob("*/exit-code")} == {
+        "one": "0\n",
+        "two": "0\n",
+        "three": "0\n",
+    }
     assert measured(out / "two")["hangs"]["status"] == "timeout"
     assert [jobs_before(out / name)[-1] for name in ("one", "two", "three")] == [0, 0, 1]

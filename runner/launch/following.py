@@ -84,7 +84,7 @@ class Following:
 
     def run(self, run: Run) -> Outcome:
         """Take a run's journal home until the worker is done with it; return how it went, `lost` when the node is gone."""
-        self._run = run
+        self._run, self._heard = run, False  # of an earlier run: the job may be over before this one is asked for
         if not self._started:
             self._phase("set-up")
         failures = 0

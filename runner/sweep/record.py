@@ -10,7 +10,7 @@ from runner.sweep.finishing import Finisher
 from runner.sweep.folder import Sweep
 from runner.sweep.jobs import Planned
 from runner.sweep.result import Result
-from runner.tracking import Place, Recorder, store
+from runner.tracking import Place, Recorder, store, view
 from runner.tracking.parent import Parent, totals
 from runner.tracking.store import scrub, ui_hint
 from runner.tracking.sweeps import experiment_of
@@ -64,7 +64,7 @@ class Record:
             self._parent.close(status, {"reason": reasons}, metrics, rented_files(self._sweep.folder))
         except Exception as error:  # whatever MLflow, its drivers or the network raise
             return [f"the sweep is not recorded in MLflow ({scrub(str(error), self.where.uri)[:200]})", later]
-        return ui_hint(self.where, self._parent.state.experiment_id, self.parent_id)
+        return ui_hint(self.where, self._parent.state.experiment_id, self.parent_id, view.PATH)
 
     def _open(self, sweep: Sweep) -> None:
         assert self.where is not None

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.tracking import view
 from runner.tracking.content import as_tags
 from runner.tracking.store import Place, connect
 from runner.tracking.upload import State, load_state
@@ -16,6 +17,9 @@ ARTIFACTS = ("sweep.json", "thresholds.yaml", "decisions.yaml", "comparison.csv"
 ENDED = {"complete": "FINISHED", "failed": "FAILED", "partial": "FAILED", "interrupted": "KILLED"}
 MAX_NOTE = 4500
 """Characters of the report that are shown on the run's page; MLflow takes 5,000 in a tag."""
+
+MAX_RUNS = 200
+"""How many runs are asked which metrics there are, the newest ones."""
 
 
 class Parent:
@@ -80,9 +84,19 @@ class Parent:
             metrics=[Metric(key, float(value), now, 0) for key, value in metrics.items()],
             tags=[RunTag(key, value) for key, value in own.items()],
         )
+        self._arrange(client, now)
         client.set_terminated(run_id, ENDED.get(status, "FAILED"))
         self.state.status = status
         self.state.save(self.folder)
+
+    def _arrange(self, client: "MlflowClient", at_ms: int) -> None:
+        """Arrange the experiment's page for comparing GPUs, by what the jobs of its newest sweeps have measured."""
+        assert self.state.experiment_id is not None
+        experiment_id, metrics = self.state.experiment_id, dict[str, set[str]]()
+        for run in client.search_runs([experiment_id], view.FILTER, max_results=MAX_RUNS):
+            metrics.setdefault(run.data.tags.get("workload", "unknown"), set()).update(run.data.metrics)
+        if metrics:
+            client.set_experiment_tag(experiment_id, view.TAG, view.value(metrics, at_ms))
 
 
 def totals(jobs: int, complete: int, failed: int, costs_usd: Sequence[float]) -> dict[str, float]:

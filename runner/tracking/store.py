@@ -248,9 +248,13 @@ def _locked(file: Path | None) -> Iterator[None]:
         yield
 
 
-def ui_hint(where: Place, experiment_id: str | None = None, run_id: str | None = None) -> list[str]:
-    """Return the lines that say where to look: the command that opens the UI, and the page whose charts show the curves."""
-    path = f"#/experiments/{experiment_id}/runs?compareRunsMode=CHART" if experiment_id else "#/experiments"
+def ui_hint(where: Place, experiment_id: str | None = None, run_id: str | None = None, view: str = "") -> list[str]:
+    """Return the lines that say where to look: the command that opens the UI, and the page whose charts show the curves.
+
+    `view` is a saved view of the experiment, as the part of the address that names it.
+    """
+    query = "&".join(filter(None, ["compareRunsMode=CHART", view]))
+    path = f"#/experiments/{experiment_id}/runs?{query}" if experiment_id else "#/experiments"
     if where.scheme in ("http", "https"):
         parts = urlsplit(where.uri)
         bare = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")

@@ -11,6 +11,7 @@ from runner.errors import EXIT_DONE, EXIT_FAILED, RequestError
 from runner.sweep import folder as folders
 from runner.sweep import state as states
 from runner.sweep.folder import Sweep, SweepJob
+from runner.tracking import view
 from runner.tracking.parent import Parent, totals
 from runner.tracking.store import SWEEPS, Place, check, place, scrub, ui_hint
 from runner.tracking.upload import State, load_state
@@ -51,7 +52,7 @@ def record(folder: Path, uri: str | None, experiment: str | None) -> int:
     except Exception as error:  # whatever MLflow, its drivers or the network raise; the sweep is still whole
         print(f"MLflow at {where.shown} failed ({scrub(str(error), where.uri)[:300]}); call this again", file=sys.stderr)
         return EXIT_FAILED
-    print("recorded", *ui_hint(where, parent.state.experiment_id, parent_id), sep="\n")
+    print("recorded", *ui_hint(where, parent.state.experiment_id, parent_id, view.PATH), sep="\n")
     return worst
 
 

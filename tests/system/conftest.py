@@ -24,7 +24,10 @@ SERVER_START_S = 180.0
 """MLflow's server takes some 25 s on two idle cores, and longer on busy ones."""
 
 
-SERVICES = {"test_browser.py": "browser", "test_lab.py": "lab", "test_renting.py": "lab"}
+SERVICES = {
+    "test_browser.py": "browser", "test_browser_sweep.py": "browser", "test_lab.py": "lab", "test_renting.py": "lab",
+    "test_sweeping.py": "lab",
+}  # fmt: skip
 """Which service the tests of a file share; there is one of each."""
 
 
