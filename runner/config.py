@@ -147,7 +147,7 @@ class TrackingConfig:
 
 @dataclass(frozen=True)
 class MeasureConfig(MeasurePolicy):
-    """`conf/measure/*.yaml`: the policy that goes into the job, and what shares a process: all jobs of a `sweep`, or one `job`."""
+    """`conf/measure/*.yaml`: the policy that goes into the job; a process is for all of a `sweep`, or for one `job`."""
 
     isolation: str = "sweep"
 
