@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from runner import journal, results
@@ -138,12 +138,31 @@ def _run(name: str, whole: results.Results, start: Event) -> Run:
         name=name,
         session=whole.session or name,
         started_at=str(start["time"]),
-        job=start["job"],
-        device=start.get("device") or {},
-        software=start.get("software") or {},
+        job=_kept(start["job"]),
+        device=_shared(start.get("device") or {}),
+        software=_shared(start.get("software") or {}),
         status=whole.status,
         reason=whole.reason,
     )
+
+
+def _kept(job: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a comparison reads of a job: of thousands of jobs, all of each is a gigabyte."""
+    parts = {name: _shared(job.get(name)) for name in ("params", "measure")}
+    git = (job.get("provenance") or {}).get("git")
+    settings = (job.get("derive") or {}).get("settings")
+    plain = {name: job.get(name) for name in ("workload", "mode", "code", "seed", "hash")}
+    return plain | parts | {"provenance": {"git": _shared(git)}, "derive": {"settings": _shared(settings)}}
+
+
+def _shared(data: Any) -> Any:
+    """Return equal plain data as one and the same object, which nobody changes: the jobs of a sweep agree in most of it."""
+    return _parsed(json.dumps(data))
+
+
+@lru_cache(maxsize=4096)
+def _parsed(text: str) -> Any:
+    return json.loads(text)
 
 
 def _found(run: Run, event: Event, metric: str) -> Found:
