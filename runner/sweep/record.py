@@ -87,7 +87,8 @@ def experiment(config: RunConfig, sweep: Sweep) -> str:
 
 def child_tags(name: str, job: Planned, target: str) -> dict[str, Any]:
     """Return the tags of a job's run beside those that every run has."""
-    return {"target": target, "sweep": name, "sweep.index": job.index, **job.made.config.tags}
+    varied = " ".join(job.entry.varied) or None
+    return {"target": target, "sweep": name, "sweep.index": job.index, "sweep.varied": varied, **job.made.config.tags}
 
 
 def rented_files(folder: Path) -> list[Path]:

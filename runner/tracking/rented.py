@@ -7,7 +7,7 @@ from typing import Any
 from runner.journal import Event, measurements
 from runner.rental import Attempt, Rental
 from runner.report.rented import cost_usd_per_case, fallback_from, measured
-from runner.tracking.content import Point, timestamp
+from runner.tracking.content import MAX_NAME, Point, timestamp
 
 NEVER_STARTED = "never_started"
 
@@ -26,10 +26,14 @@ def never_started(job: Mapping[str, Any], rental: Rental) -> Event:
     }
 
 
-def label(first: Event) -> str:
-    """Return the name of a run in MLflow; the UI cuts it short, so what tells runs of one workload apart comes first."""
+def label(first: Event, varied: str = "") -> str:
+    """Return the name of a run in MLflow; the UI cuts it short, so what tells runs of one workload apart comes first.
+
+    That is the time, and of the jobs of a sweep what the sweep `varied`.
+    """
     never = f"{first['asked']}, never started" if first["event"] == NEVER_STARTED else ""
-    return f"{first['time'][5:19].replace('T', ' ')} {never or (first.get('device') or {}).get('name') or 'unknown device'}"
+    device = never or (first.get("device") or {}).get("name") or "unknown device"
+    return f"{varied or first['time'][5:19].replace('T', ' ')} {device}"[:MAX_NAME]
 
 
 def ended_at(first: Event, events: list[Event], rental: Rental | None) -> int:

@@ -79,7 +79,7 @@ def _adopt(run: Path, where: Place, sweep: Sweep, job: SweepJob, parent_id: str)
     """Have a run recorded under the sweep's: what it remembers of another store is kept there."""
     known = load_state(run)
     if known is None or (known.uri, known.experiment) != (where.shown, where.experiment):
-        tags = {"target": job.target, "sweep": sweep.name, "sweep.index": job.index}
+        tags = {"target": job.target, "sweep": sweep.name, "sweep.index": job.index, "sweep.varied": " ".join(job.varied) or None}
         known = State(where.shown, where.experiment, where.artifact_location, tags=tags)
     known.parent_run_id = parent_id
     known.save(run)
