@@ -34,7 +34,7 @@ ON_TOP, ON_TOP_S = 0.25, 60.0
 runs came to the limit itself."""
 READ_S = 20.0
 """How long the store may take, MLflow's import included (3 s here, more on a slow disk)."""
-LATEST = 200
+LATEST = 50
 NO_RUNS = "no earlier runs"
 POLICY = (
     "device", "mode", "measure.target", "measure.max_time_s", "measure.min_time_s", "measure.timings", "measure.warmup.max_s",

@@ -4,7 +4,7 @@ Hydra composes every job from its files, which takes longer than a small job. Jo
 share everything but those; Hydra applies values last, so applying them to a copy of what was composed without them is the same.
 """
 
-import copy
+import pickle
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -21,21 +21,20 @@ class Composer:
 
     def __init__(self, loader: Any, master: "DictConfig", config_dir: str | None = None) -> None:
         self._loader, self._master, self._config_dir = loader, master, config_dir
-        self._bases: dict[tuple[str, ...], tuple[DictConfig, Any]] = {}
+        self._bases: dict[tuple[str, ...], tuple[bytes, DictConfig]] = {}
+        self._parsed: dict[str, Any] = {}
 
     def compose(self, overrides: Sequence[str]) -> Composed:
         """Return the checked config of the job with these overrides. Raises RequestError."""
         from hydra._internal.config_loader_impl import ConfigLoaderImpl
         from hydra.core.hydra_config import HydraConfig
-        from hydra.core.override_parser.overrides_parser import OverridesParser
-
         from runner.explain import explain
 
         try:
-            parsed = OverridesParser.create().parse_overrides(list(overrides))
+            parsed = [self._parse(one) for one in overrides]
             values = [one for one in parsed if self._is_value(one)]
             base, hydra = self._base(tuple(one.input_line for one in parsed if one not in values and one.input_line))
-            cfg = copy.deepcopy(base)
+            cfg = pickle.loads(base)  # a copy, in a third of the time that copy.deepcopy takes
             ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
         except Exception as error:
             raise RequestError(explain(error, list(overrides), self._config_dir)) from error
@@ -43,6 +42,14 @@ class Composer:
         return replace(
             checked(cfg, hydra.hydra), overrides=[one for one in overrides if not one.startswith(("hydra.", "hydra/"))]
         )
+
+    def _parse(self, override: str) -> Any:
+        """Return an override as Hydra reads it; most are those of the job before."""
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+
+        if override not in self._parsed:
+            self._parsed[override] = OverridesParser.create().parse_override(override)
+        return self._parsed[override]
 
     def _is_value(self, override: Any) -> bool:
         """Whether an override sets a value, and chooses no file."""
@@ -55,13 +62,13 @@ class Composer:
             or self._loader.repository.group_exists(key)
         )
 
-    def _base(self, choices: tuple[str, ...]) -> tuple["DictConfig", "DictConfig"]:
-        """Return what jobs with these choices share: the config before values are set, and Hydra's node of it."""
+    def _base(self, choices: tuple[str, ...]) -> tuple[bytes, "DictConfig"]:
+        """Return what jobs with these choices share: the config before values are set, pickled, and Hydra's node of it."""
         from omegaconf import OmegaConf
 
         if choices not in self._bases:
             composed = self._loader.load_sweep_config(self._master, list(choices))
             task = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
             OmegaConf.set_struct(task, True)  # which a masked copy is not: a key that isn't there is a mistake
-            self._bases[choices] = task, OmegaConf.masked_copy(composed, "hydra")
+            self._bases[choices] = pickle.dumps(task), OmegaConf.masked_copy(composed, "hydra")
         return self._bases[choices]

@@ -253,16 +253,15 @@ class Upload:
         own |= {MLFLOW_SOURCE_NAME: "python -m runner", MLFLOW_USER: os.environ.get("USER") or "unknown"}
         if self.state.parent_run_id:
             own[MLFLOW_PARENT_RUN_ID] = self.state.parent_run_id
-        return client.create_run(
-            experiment_id, timestamp(first), own, rented.label(first, str(self.state.tags.get("sweep.varied") or ""))
-        )
+        return client.create_run(experiment_id, timestamp(first), own, self._name(first))
 
     def _take_over(self, client: "MlflowClient", first: Event) -> None:
         """Make a run that was recorded when no worker had started that of the worker that did."""
         self._set_tags(client, self._tags(first))
-        client.update_run(
-            self._run_id, status="RUNNING", name=rented.label(first, str(self.state.tags.get("sweep.varied") or ""))
-        )
+        client.update_run(self._run_id, status="RUNNING", name=self._name(first))
+
+    def _name(self, first: Event) -> str:
+        return rented.label(first, str(self.state.tags.get("sweep.varied") or ""))
 
     def _tags(self, first: Event) -> dict[str, str]:
         where = {"target": "sky"} if (self.folder / rentals.NAME).exists() else {}
