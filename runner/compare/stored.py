@@ -13,7 +13,7 @@ from runner.journal import Event
 from runner.tracking.store import check, load, place, scrub
 
 PARENT = "mlflow.parentRunId"
-PAGE = 1000
+PAGE = 100
 
 
 def journals(run_id: str, uri: str | None, out: Path) -> Iterator[tuple[str, list[Event]]]:

@@ -28,6 +28,7 @@ class Composer:
         """Return the checked config of the job with these overrides. Raises RequestError."""
         from hydra._internal.config_loader_impl import ConfigLoaderImpl
         from hydra.core.hydra_config import HydraConfig
+
         from runner.explain import explain
 
         try:
