@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -99,13 +100,17 @@ def module(words: list[str]) -> str | None:
     return words[2] if len(words) > 2 and RUNNER.match(words[0]) and words[1] == "-m" else None
 
 
-RUNS = [one for one in EVERY if module(one[1]) == "runner" and "--config-dir" not in one[1]]  # test_docs_example has those
+ELSEWHERE = ("--config-dir", "sweep.resume=NAME")
+"""Of what tests/test_docs_example.py runs, and of a sweep that there has to be: tests/test_sweep.py has one."""
+RUNS = [one for one in EVERY if module(one[1]) == "runner" and not {*ELSEWHERE} & {*one[1]}]
 TOOLS = [one for one in EVERY if re.match(r"runner\.|benchmarks\.", module(one[1]) or "")]
 MAKES = [one for one in EVERY if one[1][0] == "make"]
 
 
 @pytest.mark.parametrize(("page", "words", "code"), RUNS, ids=label)
 def test_every_run_that_a_page_shows_can_be_planned(page, words, code, tmp_path, monkeypatch, capsys):
+    if "hydra/sweeper=optuna" in words and find_spec("hydra_plugins.hydra_optuna_sweeper") is None:
+        pytest.skip("needs the extra optuna")
     monkeypatch.chdir(tmp_path)
     arguments = words[3:] if ANSWERS_AT_ONCE & set(words) else [*words[3:], "launch.dry_run=true"]
     assert main(arguments) == code, capsys.readouterr().err
