@@ -119,6 +119,7 @@ def test_a_drained_node_without_a_fallback_is_said_and_costs_nothing(run, checke
     checked(run, "node drained, no fallback", code=1, status="failed", mlflow=FAILED, since=since)
 
 
+@pytest.mark.long
 def test_a_drained_node_falls_back_and_the_results_say_so(run, checked, lab):
     lab.drain("n4090", "full")
     since = time.time()

@@ -81,6 +81,7 @@ def test_two_gpus_are_two_clusters_at_the_same_time_and_their_jobs_share_them(ru
     assert run.ledger() == []
 
 
+@pytest.mark.long
 def test_a_sweep_that_is_killed_leaves_no_cluster_and_resumes(run, lab):
     start(run, "workload.n=[64,65,66]")
     sweep = run.scratch / "out" / "sweeps" / "both"
