@@ -13,10 +13,11 @@ from runner import journal, merged, results, thresholds
 from runner.journal import case_key
 from runner.merged import document, sources
 from runner.merged.reading import Reader
-from runner.merged.union import conclude, unite
+from runner.merged.union import unite
 from runner.spec import Case
 from runner.sweep.folder import Sweep, SweepJob
 from runner.thresholds.choose import load
+from runner.thresholds.derivation import conclude
 from tests.journals import DEVICE, Fabricated, grid, matmul, write
 
 REAL = Path(__file__).parent.parent / "docs" / "results" / "h200"
@@ -291,7 +292,8 @@ def test_a_conclusion_over_a_runs_rows_is_the_evidence_that_the_run_derives(name
         key for one in run.declared for key in sorted((case_key(point.case) for point in one.points), key=order.__getitem__)
     ]
     derived = [thresholds.derive(one.spec, found) for one in run.declared]
-    assert [conclude(one.spec, one.points, found.settings) for one in run.declared] == derived
+    rows = [(one.spec, [(point.case, point.row) for point in one.points]) for one in run.declared]
+    assert [conclude(spec, points, found.settings) for spec, points in rows] == derived
 
 
 def test_a_sweep_of_several_gpus_is_merged_in_its_folder(tmp_path: Path) -> None:

@@ -1,11 +1,10 @@
 """The pairs as a table: one row each as text, aligned for a log, drawn for a terminal."""
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from runner import units
+from runner import columns, units
 from runner.compare import verdicts
 from runner.compare.comparison import Comparison
 from runner.compare.metrics import METRICS
@@ -29,13 +28,13 @@ def rows(found: Comparison, shown: Sequence[Judged]) -> list[Row]:
         "device": len({run.model for run in found.new_runs if not run.published}) > 1,
         "workload": len({run.workload for run in found.new_runs}) > 1,
     }
-    lines: list[Row] = []
+    found_rows: list[Row] = []
     for one in shown:
         here, ratio = one.pair.here, one.ratio
         value = "" if ratio is None else units.digits(ratio.value)
         if ratio is not None and ratio.low is not None and ratio.high is not None:
             value = units.ratio(ratio.value, ratio.low, ratio.high)
-        lines.append(
+        found_rows.append(
             (
                 (f"{here.run.workload} " if several["workload"] else "") + label(here, axes),
                 here.variant,
@@ -48,42 +47,14 @@ def rows(found: Comparison, shown: Sequence[Judged]) -> list[Row]:
                 _cut(one.reason),
             )
         )
-    return lines
+    return found_rows
 
 
-def aligned(cells: Sequence[Row]) -> list[str]:
-    """Return the table as plain text; columns in which nothing stands are left out."""
-    used = _used(cells)
-    lines = [HEADERS, *cells]
-    widths = {column: max(len(line[column]) for line in lines) for column in used}
-    return [
-        "  ".join(
-            line[column].rjust(widths[column]) if HEADERS[column] in RIGHT else line[column].ljust(widths[column])
-            for column in used
-        ).rstrip()
-        for line in lines
-    ]
-
-
-def drawn(cells: Sequence[Row], shown: Sequence[Judged], terminal: TextIO) -> list[str]:
-    """Return the table as rich draws it for a terminal: as wide as that is, with its colours."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    here = Console(file=terminal, highlight=False)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    used = _used(cells)
-    for column in used:
-        name = HEADERS[column]
-        table.add_column(name, justify="right" if name in RIGHT else "left", no_wrap=name not in WRAPPED)
-    for one, line in zip(shown, cells, strict=True):
-        table.add_row(*(Text(line[column]) for column in used), style=_style(one))
-    text = io.StringIO()
-    look: Any = here.color_system
-    Console(file=text, width=here.width, color_system=look, force_terminal=here.is_terminal, highlight=False).print(table)
-    return [line.rstrip() for line in text.getvalue().splitlines() if line.strip()]
+def lines(cells: Sequence[Row], shown: Sequence[Judged], terminal: TextIO | None) -> list[str]:
+    """Return the table as text, with colours for a `terminal`."""
+    if terminal is None:
+        return columns.aligned(HEADERS, cells, RIGHT)
+    return columns.drawn(HEADERS, cells, [_style(one) for one in shown], terminal, right=RIGHT, wrapped=WRAPPED)
 
 
 def shared(found: Comparison) -> dict[str, dict[str, Any]]:
@@ -109,11 +80,6 @@ def _style(one: Judged) -> str:
     if one.excused or one.verdict in (verdicts.UNCLEAR, verdicts.NOISY):
         return "yellow"
     return "green" if one.better else "dim"
-
-
-def _used(cells: Sequence[Row]) -> list[int]:
-    """Return the columns in which something stands."""
-    return [column for column in range(len(HEADERS)) if any(line[column] for line in cells)]
 
 
 def mean(side: Sequence[Found]) -> float | None:

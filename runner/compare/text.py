@@ -73,7 +73,7 @@ def lines(found: Comparison, terminal: TextIO | None, everything: bool) -> list[
     """Return all of it as lines, with colours for a `terminal`; `everything` is every pair, and what only one side has."""
     shown = found.judged if everything else found.judged[:MAX_ROWS]
     cells = table.rows(found, shown)
-    drawn = table.aligned(cells) if terminal is None else table.drawn(cells, shown, terminal)
+    drawn = table.lines(cells, shown, terminal)
     left = len(found.judged) - len(shown)
     more = [f"and {units.several(left, 'pair')} more; --all lists them"] if left else []
     return [*opening(found), "", *drawn, *more, *(_alone(found) if everything else []), "", *closing(found, everything)]

@@ -1,12 +1,11 @@
 """The offers of a plan as a person reads them: a table, and what it comes to in four lines."""
 
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TextIO
+from typing import TextIO
 
-from runner import cost
+from runner import columns, cost
 from runner.config import CloudConfig, LaunchConfig
 from runner.cost import usd
 from runner.launch.choose import SPOT, Candidate, Decision
@@ -72,7 +71,12 @@ def lines(found: Sequence[Row], terminal: TextIO | None = None) -> list[str]:
     kept = _kept(found)
     left = len(found) - len(kept)
     more = [f"and {several(left, 'offer')} more"] if left else []
-    return (_aligned(kept) if terminal is None else _coloured(kept, terminal)) + more
+    cells = [row.cells() for row in kept]
+    if terminal is None:
+        return columns.aligned(HEADERS, cells, RIGHT) + more
+    styles = [STYLES.get(row.note.partition(",")[0], "dim") for row in kept]
+    drawn = columns.drawn(HEADERS, cells, styles, terminal, right=RIGHT, wrapped=WRAPPED, optional=[INSTANCE], narrow=NARROW)
+    return drawn + more
 
 
 def summary(
@@ -143,47 +147,6 @@ def _kept(found: Sequence[Row]) -> list[Row]:
         first.setdefault((row.cloud, row.accelerator), index)
     wanted = [*(index for index, row in enumerate(found) if row.note.startswith(CHOSEN)), *first.values(), *range(len(found))]
     return [found[index] for index in sorted(list(dict.fromkeys(wanted))[:MAX_ROWS])]
-
-
-def _aligned(found: Sequence[Row]) -> list[str]:
-    """Return the table as plain text; columns in which nothing stands are left out."""
-    table = [HEADERS, *(row.cells() for row in found)]
-    used = _used(table[1:])
-    widths = {column: max(len(line[column]) for line in table) for column in used}
-    return [
-        "  ".join(
-            line[column].rjust(widths[column]) if HEADERS[column] in RIGHT else line[column].ljust(widths[column])
-            for column in used
-        ).rstrip()
-        for line in table
-    ]
-
-
-def _coloured(found: Sequence[Row], terminal: TextIO) -> list[str]:
-    """Return the table as rich draws it for a terminal: as wide as that is, with its colours."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    here = Console(file=terminal, highlight=False)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    cells = [row.cells() for row in found]
-    used = [column for column in _used(cells) if here.width >= NARROW or column != INSTANCE]
-    for column in used:
-        name = HEADERS[column]
-        table.add_column(name, justify="right" if name in RIGHT else "left", no_wrap=name not in WRAPPED)
-    for row, line in zip(found, cells, strict=True):
-        table.add_row(*(Text(line[column]) for column in used), style=STYLES.get(row.note.partition(",")[0], "dim"))
-    text = io.StringIO()
-    look: Any = here.color_system
-    Console(file=text, width=here.width, color_system=look, force_terminal=here.is_terminal, highlight=False).print(table)
-    return [line.rstrip() for line in text.getvalue().splitlines() if line.strip()]
-
-
-def _used(cells: Sequence[tuple[str, ...]]) -> list[int]:
-    """Return the columns in which something stands."""
-    return [column for column in range(len(HEADERS)) if any(line[column] for line in cells)]
 
 
 def _price(amount: float | None) -> str:

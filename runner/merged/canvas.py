@@ -9,23 +9,14 @@ from typing import TypeVar
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator
 
-from runner.report.drawing import INK, SMALL_INK, colour, figure, legend, line, marker
+from runner.report.drawing import INK, SMALL_INK, grid, panel_size
 
 TITLE_LETTER, ABOUT_LETTER, PANEL_LETTER, TICK_LETTER = 0.1, 0.062, 0.071, 0.068
 """Inches that a letter takes, by the size that each of these has."""
 
-WIDE, NARROW = (7.0, 3.6), (3.4, 2.5)
-"""Inches of the only panel, and of one of several."""
-
 P = TypeVar("P")
-
-
-def panel_size(count: int) -> tuple[float, float]:
-    """Return the inches, width and height, of each of `count` panels."""
-    return WIDE if count == 1 else NARROW
 
 
 def multiples(
@@ -40,36 +31,10 @@ def multiples(
 
     All share one scale, so only the outer ones are labelled.
     """
-    columns = 2 if len(panels) == 4 else min(len(panels), 3)
-    rows = math.ceil(len(panels) / columns)
-    width, height = panel_size(len(panels))
-    made = figure(width * columns, height * rows, names)
-    made.subplots_adjust(wspace=0.07, hspace=0.32 if rows > 1 else 0)
-    every: list[Axes] = []
-    for index, panel in enumerate(panels):
-        axes = made.add_subplot(rows, columns, index + 1, sharey=every[0] if every else None)
-        every.append(axes)
-        draw(axes, panel)
-        if index % columns:
-            axes.tick_params(left=False, labelleft=False)
-            axes.set_ylabel("")
-        if index + columns < len(panels):
-            axes.set_xlabel("")
-        axes.set_title(_cut(caption(panel), width / PANEL_LETTER), fontsize=8.5, color=INK, loc="left", pad=4)
+    room = panel_size(len(panels))[0] / PANEL_LETTER
+    made, every = grid(panels, names, draw, lambda panel: _cut(caption(panel), room))
     _head(made, title, about)
     return made, every
-
-
-def key(made: Figure, names: Sequence[str], places: dict[str, int]) -> None:
-    """Write the legend; `places` say which colour, marker and line each name has."""
-    at = [(name, places[name]) for name in names]
-    legend(
-        made,
-        [
-            Line2D([], [], color=colour(place), linestyle=line(place), marker=marker(place), markersize=5, label=name)
-            for name, place in at
-        ],
-    )
 
 
 def label_y(axes: Axes) -> None:

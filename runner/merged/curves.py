@@ -15,7 +15,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from runner.merged import canvas
 from runner.merged.panels import Panel, is_numeric
-from runner.report.drawing import INK, SMALL_INK, colour, frame, line, marker
+from runner.report.drawing import INK, SMALL_INK, colour, frame, key, line, marker, panel_size
 from runner.units import digits, latency
 
 MAX_MARKED = 64
@@ -44,7 +44,7 @@ def draw(panels: Sequence[Panel], title: str, about: str, style: Style) -> Figur
     names = sorted({name for panel in panels for name in panel.curves}, key=style.places.__getitem__)
     numeric = is_numeric(panels)
     values = _values(panels)
-    paint = partial(_lines if numeric else _points, style=style, values=values, width=canvas.panel_size(len(panels))[0])
+    paint = partial(_lines if numeric else _points, style=style, values=values, width=panel_size(len(panels))[0])
     made, every = canvas.multiples(panels, title, about, names, paint, lambda panel: panel.title)
     for axes in every:
         axes.set_yscale("log")
@@ -60,7 +60,7 @@ def draw(panels: Sequence[Panel], title: str, about: str, style: Style) -> Figur
             ha="right", fontsize=7.5, color=SMALL_INK,
         )  # fmt: skip
     canvas.label_y(every[0])
-    canvas.key(made, names, style.places)
+    key(made, names, style.places)
     return made
 
 

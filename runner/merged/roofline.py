@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from runner.merged import canvas
 from runner.merged.facts import Cell, Run
-from runner.report.drawing import GREY, INK, SMALL_INK, colour, frame, marker
+from runner.report.drawing import GREY, INK, SMALL_INK, colour, frame, key, marker
 from runner.results import MEASURED
 from runner.spec import GpuSpec
 from runner.units import digits
@@ -82,7 +82,7 @@ def draw(shown: Sequence[Panel], title: str, about: str, places: dict[str, int])
     every[0].set_ylim(bottom / 2, max([*peaks, *(y for panel in shown for one in panel.points.values() for _, y, _ in one)]) * 2)
     for axes, panel in zip(every, shown, strict=True):
         _annotate(axes, panel, high, places)
-    canvas.key(made, names, places)
+    key(made, names, places)
     return made
 
 

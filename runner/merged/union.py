@@ -10,9 +10,9 @@ from typing import Any
 
 from runner.merged.facts import Point, Run
 from runner.merged.names import SHOWN, distinguish
-from runner.results import labels
 from runner.spec import ThresholdSpec
 from runner.thresholds import Evidence, Row, Scoped
+from runner.thresholds.derivation import conclude
 from runner.thresholds.evidence import is_number
 from runner.thresholds.rule import decide
 
@@ -71,24 +71,8 @@ def unite(runs: Sequence[Run]) -> list[Union]:
     return found
 
 
-def conclude(spec: ThresholdSpec, points: Sequence[Point], settings: Mapping[str, Any], off: bool = False) -> Evidence:
-    """Return what some cases say together of a threshold, as `runner.thresholds.derive` does of a run's."""
-    cells = [point.case for point in points]
-    others = sorted({axis for axes in cells for axis in axes if axis != spec.axis})
-    values = {axis: {repr(axes.get(axis)): axes.get(axis) for axes in cells} for axis in others}
-    scope = {axis: next(iter(found.values())) for axis, found in values.items() if len(found) == 1}
-    rows = [
-        replace(point.row, held={axis: point.case[axis] for axis in others if axis not in scope and axis in point.case})
-        for point in points
-    ]
-    rows.sort(key=lambda row: (row.x if is_number(row.x) else 0, repr(sorted(row.held.items()))))
-    named = [axis for axis in scope if axis not in labels(scope, settings)]
-    evidence = Evidence(spec, *decide(spec, rows), rows, scope, settings=named, off=off)
-    return replace(evidence, scopes=scopes(evidence, spec.per, _order(cells, spec.per))) if evidence.usable_never else evidence
-
-
-def scopes(evidence: Evidence, per: Sequence[str], order: Mapping[str, int] | None = None) -> list[Scoped]:
-    """Decide each combination of the values of the axes `per` from its own rows alone; `order` is that of the scopes' names."""
+def scopes(evidence: Evidence, per: Sequence[str]) -> list[Scoped]:
+    """Decide each combination of the values of the axes `per` from its own rows alone."""
     if not per:
         return []
     found: dict[str, tuple[dict[str, Any], list[Row]]] = {}
@@ -98,7 +82,7 @@ def scopes(evidence: Evidence, per: Sequence[str], order: Mapping[str, int] | No
             scope = {axis: axes[axis] for axis in per}
             held = {axis: value for axis, value in row.held.items() if axis not in scope}
             found.setdefault(repr([*scope.values()]), (scope, []))[1].append(replace(row, held=held))
-    names = sorted(found, key=(lambda name: order[name]) if order else (lambda name: _sorted_as(found[name][0])))
+    names = sorted(found, key=lambda name: _sorted_as(found[name][0]))
     return [Scoped(found[name][0], *decide(evidence.spec, found[name][1])) for name in names]
 
 
@@ -129,7 +113,9 @@ def _derive(union: Union) -> None:
                 other = chosen.get(id(point.case))
                 if other is None or (point.both, point.time) >= (other.both, other.time):
                     chosen[id(point.case)] = point
-        evidence = conclude(spec, list(chosen.values()), settings, off=bool(sms & {*spec.off_on_sm}))
+        evidence = conclude(
+            spec, [(point.case, point.row) for point in chosen.values()], settings, off=bool(sms & {*spec.off_on_sm})
+        )
         union.evidence.append(evidence)
         if evidence.usable_never:
             union.by[key] = _by(evidence, _between(spec, [points for _, points in every]))
@@ -155,12 +141,6 @@ def _by(evidence: Evidence, between: Sequence[str]) -> list[Scoped]:
     fine = [axis for axis in fine if axis != evidence.spec.axis]
     coarse = scopes(evidence, between) if set(between) != set(fine) else []
     return coarse + scopes(evidence, fine)
-
-
-def _order(cells: Sequence[Mapping[str, Any]], per: Sequence[str]) -> dict[str, int]:
-    """Return the scopes' names with their places in the order of the jobs."""
-    names = dict.fromkeys(repr([axes.get(axis) for axis in per]) for axes in cells)
-    return {name: place for place, name in enumerate(names)}
 
 
 def _sorted_as(scope: Mapping[str, Any]) -> list[tuple[bool, float, str]]:

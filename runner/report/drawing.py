@@ -13,6 +13,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image
 
 from runner.results import Results, plain
@@ -41,6 +42,7 @@ class Panel(Protocol):
 
 
 P = TypeVar("P", bound=Panel)
+Q = TypeVar("Q")
 
 
 def colour(index: int) -> str:
@@ -69,28 +71,59 @@ def multiples(
 ) -> tuple[Figure, list[Axes]]:
     """Lay panels out as small multiples; their number is bounded, the CSV has the rest. `names` will be in the legend."""
     left_out = len(shown) - MAX_PANELS
-    shown = shown[:MAX_PANELS]
-    columns = 2 if len(shown) == 4 else min(len(shown), 3)
-    rows = math.ceil(len(shown) / columns)
-    size = (7.0, 3.6) if len(shown) == 1 else (3.4, 2.5)
-    made = figure(size[0] * columns, size[1] * rows, names)
+
+    def with_x(axes: Axes, panel: P) -> None:
+        draw(axes, panel)
+        unit = results.unit(panel.x)
+        axes.set_xlabel(f"{panel.x} ({unit})" if unit else panel.x, fontsize=9, color=INK)
+
+    made, every = grid(shown[:MAX_PANELS], names, with_x, lambda panel: plain(panel.series))
+    head(made, results, title + (f" (first {MAX_PANELS} of {MAX_PANELS + left_out} series)" if left_out > 0 else ""))
+    return made, every
+
+
+def panel_size(count: int) -> tuple[float, float]:
+    """Return the inches, width and height, of each of `count` panels."""
+    return (7.0, 3.6) if count == 1 else (3.4, 2.5)
+
+
+def grid(
+    panels: Sequence[Q], names: Sequence[str], draw: Callable[[Axes, Q], None], caption: Callable[[Q], str]
+) -> tuple[Figure, list[Axes]]:
+    """Lay panels out beside each other, each drawn by `draw` and named by `caption`; `names` will be in the legend.
+
+    One scale for all: panels are there to be compared, and only the outer ones need labels.
+    """
+    columns = 2 if len(panels) == 4 else min(len(panels), 3)
+    rows = math.ceil(len(panels) / columns)
+    width, height = panel_size(len(panels))
+    made = figure(width * columns, height * rows, names)
     made.subplots_adjust(wspace=0.07, hspace=0.32 if rows > 1 else 0)
     every: list[Axes] = []
-    for index, panel in enumerate(shown):
-        # One scale for all: panels are there to be compared, and only the outer ones need labels.
+    for index, panel in enumerate(panels):
         axes = made.add_subplot(rows, columns, index + 1, sharey=every[0] if every else None)
         every.append(axes)
         draw(axes, panel)
         if index % columns:
             axes.tick_params(left=False, labelleft=False)
             axes.set_ylabel("")
-        unit = results.unit(panel.x)
-        last = index + columns >= len(shown)
-        axes.set_xlabel((f"{panel.x} ({unit})" if unit else panel.x) if last else "", fontsize=9, color=INK)
-        if panel.series:
-            axes.set_title(plain(panel.series), fontsize=8.5, color=INK, loc="left", pad=4)
-    head(made, results, title + (f" (first {MAX_PANELS} of {MAX_PANELS + left_out} series)" if left_out > 0 else ""))
+        if index + columns < len(panels):
+            axes.set_xlabel("")
+        if text := caption(panel):
+            axes.set_title(text, fontsize=8.5, color=INK, loc="left", pad=4)
     return made, every
+
+
+def key(made: Figure, names: Sequence[str], places: Mapping[str, int]) -> None:
+    """Write the legend of curves; `places` say which colour, marker and line each name has."""
+    at = [(name, places[name]) for name in names]
+    legend(
+        made,
+        [
+            Line2D([], [], color=colour(place), linestyle=line(place), marker=marker(place), markersize=5, label=name)
+            for name, place in at
+        ],
+    )
 
 
 def figure(width: float, height: float, names: Sequence[str]) -> Figure:

@@ -12,7 +12,6 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from runner.report import drawing
@@ -24,7 +23,7 @@ from runner.report.drawing import (
     colour,
     frame,
     head,
-    legend,
+    key,
     line,
     marker,
     multiples,
@@ -104,7 +103,7 @@ def _grid(
     names = _ordered(colours, (variant for panel in shown[:MAX_PANELS] for variant in panel.curves))
     figure, every = multiples(shown, results, title, names, draw)
     _label_y(every[0])
-    _legend(figure, colours, names)
+    key(figure, names, colours)
     return figure
 
 
@@ -237,7 +236,7 @@ def _roofline(results: Results, colours: Mapping[str, int]) -> Figure | None:
         color=SMALL_INK,
     )
     head(figure, results, f"roofline of the {spec.name}")
-    _legend(figure, colours, names)
+    key(figure, names, colours)
     return figure
 
 
@@ -294,16 +293,6 @@ def _label_y(axes: Axes) -> None:
 
 def _ordered(colours: Mapping[str, int], present: Iterable[str]) -> list[str]:
     return sorted(set(present), key=lambda name: colours[name])
-
-
-def _legend(figure: Figure, colours: Mapping[str, int], names: Sequence[str]) -> None:
-    legend(
-        figure,
-        [
-            Line2D([], [], color=colour(at), linestyle=line(at), marker=marker(at), markersize=5, label=name)
-            for name, at in ((name, colours[name]) for name in names)
-        ],
-    )
 
 
 def _spread(values: list[float], most: int) -> list[float]:

@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from runner import cost, units
+from runner import columns, cost, units
 from runner.sweep.folder import SweepJob
 
 MOST_ROWS = 60
 """A longer table is left to report.md; what failed is always told."""
-GOOD = ("complete",)
+HEADERS = ("job", "status", "time", "cost", "what", "why not")
 
 
 @dataclass
@@ -31,12 +31,12 @@ class Result:
 def table(results: Sequence[Result]) -> list[str]:
     """Return the table of all jobs, or, when they are many, of those with something to say."""
     shown = list(results) if len(results) <= MOST_ROWS else [one for one in results if not one.ok]
-    rows = [("job", "status", "time", "cost", "what", "why not")]
+    rows = []
     for one in shown:
         seconds = "" if one.seconds is None else units.duration(one.seconds)
         paid = "" if one.cost_usd is None else cost.usd(one.cost_usd)
         rows.append((str(one.entry.index), one.status, seconds, paid, one.entry.name, one.reason))
-    lines = _aligned(rows) if shown else []
+    lines = columns.aligned(HEADERS, rows) if shown else []
     if len(shown) < len(results):
         lines.append(f"... and {len(results) - len(shown)} more, all as they should be")
     return lines
@@ -45,10 +45,3 @@ def table(results: Sequence[Result]) -> list[str]:
 def counts(results: Sequence[Result]) -> str:
     """Say how many ended how: `10 complete, 1 failed`."""
     return ", ".join(f"{count} {status}" for status, count in Counter(one.status for one in results).items()) or "no jobs"
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Align columns; those without content are left out, the last one may be of any length."""
-    kept = [index for index in range(len(rows[0])) if any(row[index] for row in rows[1:])]
-    widths = {index: max(len(row[index]) for row in rows) for index in kept}
-    return ["  ".join(row[index].ljust(widths[index]) for index in kept).rstrip() for row in rows]

@@ -4,7 +4,7 @@ The smallest x such that at every measured x' >= x, and at every value of all ot
 speedup is at least the margin (`direction: upto` mirrors it). Only `ok` measurements count.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,19 +23,29 @@ Axes = dict[str, Any]
 
 def derive(spec: ThresholdSpec, results: Results) -> Evidence:
     """Derive one threshold; a pure function of the journal. Never raises for what was measured or not measured."""
-    cells = _cells(spec, results)
+    measured = results.by_key()
+    found = [(axes, _row(spec, axes, measured, results)) for axes in _cells(spec, results)]
+    return conclude(spec, found, results.settings, off=results.device.get("sm") in spec.off_on_sm)
+
+
+def conclude(
+    spec: ThresholdSpec, found: Sequence[tuple[Mapping[str, Any], Row]], settings: Mapping[str, Any], off: bool = False
+) -> Evidence:
+    """Return what cases, each with its row, say together; the axes on which they differ are held in the rows.
+
+    `settings` are those of the runs that they are from, `off` whether the device is one on which this is turned off.
+    """
+    cells = [axes for axes, _ in found]
     others = sorted({axis for axes in cells for axis in axes if axis != spec.axis})
     values = {axis: {repr(axes.get(axis)): axes.get(axis) for axes in cells} for axis in others}
-    scope = {axis: next(iter(found.values())) for axis, found in values.items() if len(found) == 1}
+    scope = {axis: next(iter(known.values())) for axis, known in values.items() if len(known) == 1}
     held = [axis for axis in others if axis not in scope]
-    measured = results.by_key()
-    found = [(axes, _row(spec, axes, held, measured, results)) for axes in cells]
-    found.sort(key=lambda one: (one[1].x if is_number(one[1].x) else 0, repr(sorted(one[1].held.items()))))
-    rows = [row for _, row in found]
-    settings = [axis for axis in scope if axis not in labels(scope, results.settings)]
-    off = results.device.get("sm") in spec.off_on_sm
-    evidence = Evidence(spec, *decide(spec, rows), rows, scope, settings=settings, off=off)
-    return replace(evidence, scopes=_scopes(spec, cells, found)) if evidence.usable_never else evidence
+    both = [(axes, replace(row, held={axis: axes[axis] for axis in held if axis in axes})) for axes, row in found]
+    both.sort(key=lambda one: (one[1].x if is_number(one[1].x) else 0, repr(sorted(one[1].held.items()))))
+    rows = [row for _, row in both]
+    named = [axis for axis in scope if axis not in labels(scope, settings)]
+    evidence = Evidence(spec, *decide(spec, rows), rows, scope, settings=named, off=off)
+    return replace(evidence, scopes=_scopes(spec, cells, both)) if evidence.usable_never else evidence
 
 
 def derive_all(results: Results) -> list[Evidence]:
@@ -57,7 +67,9 @@ def _cells(spec: ThresholdSpec, results: Results) -> list[Axes]:
     ]
 
 
-def _scopes(spec: ThresholdSpec, cells: list[Axes], found: list[tuple[Axes, Row]]) -> list[Scoped]:
+def _scopes(
+    spec: ThresholdSpec, cells: Sequence[Mapping[str, Any]], found: Sequence[tuple[Mapping[str, Any], Row]]
+) -> list[Scoped]:
     """Decide each combination of the values of `per` from its own cases alone, in the order of the job."""
     if not spec.per:
         return []
@@ -73,12 +85,12 @@ def _scopes(spec: ThresholdSpec, cells: list[Axes], found: list[tuple[Axes, Row]
     return decided
 
 
-def _scope(spec: ThresholdSpec, axes: Axes) -> str:
+def _scope(spec: ThresholdSpec, axes: Mapping[str, Any]) -> str:
     return repr([axes.get(axis) for axis in spec.per])
 
 
-def _row(spec: ThresholdSpec, axes: Axes, held: list[str], measured: Mapping[tuple[str, str], Event], results: Results) -> Row:
-    x, others = axes[spec.axis], {axis: axes[axis] for axis in held if axis in axes}
+def _row(spec: ThresholdSpec, axes: Axes, measured: Mapping[tuple[str, str], Event], results: Results) -> Row:
+    x, others = axes[spec.axis], Axes()  # what is held is known when all rows are
     baseline, candidate = (measured.get((case_key(axes), variant)) for variant in (spec.baseline, spec.candidate))
     if candidate is not None and candidate["status"] in UNFIT:
         return Row(x, others, None, str(candidate["status"]), LOSS, _note(spec.candidate, candidate))
