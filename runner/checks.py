@@ -172,12 +172,17 @@ def check_workload(workload: "WorkloadConfig", declared: set[str]) -> "WorkloadC
     _check_grids(workload.grids, known)
     for axis in workload.axes:
         _check_axis(axis, workload.axes)
+    for name in workload.figures:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in METRICS:
+            raise RequestError(
+                f"workload.figures.{name}: expected a name of its own in small letters, digits and '_', as in accuracy"
+            )
     _within("workload.search.budget_s", workload.search.budget_s, 0, 1e6)
     _within("workload.search.finalists", workload.search.finalists, 1, 1000, exclusive=False)
     for index, threshold in enumerate(workload.thresholds):
         _check_threshold(threshold, f"workload.thresholds[{index}]", workload.axes, known)
     for index, decision in enumerate(workload.decisions):
-        _check_decision(decision, f"workload.decisions[{index}]", workload.axes, known)
+        _check_decision(decision, f"workload.decisions[{index}]", workload.axes, known, workload.figures)
     for whole, stages in workload.compositions.items():
         _check_composition(whole, stages, known)
     keys = [one.key for one in workload.thresholds] + [one.key for one in workload.decisions]
@@ -245,14 +250,17 @@ def _check_threshold(threshold: ThresholdSpec, key: str, axes: Mapping[str, Axis
             raise RequestError(f"{key}.off_on_sm={sm}: expected SM versions, as in ['8.9']")
 
 
-def _check_decision(decision: DecisionSpec, key: str, axes: Mapping[str, AxisSpec], variants: set[str]) -> None:
-    _choice(f"{key}.metric", decision.metric, METRICS)
+def _check_decision(
+    decision: DecisionSpec, key: str, axes: Mapping[str, AxisSpec], variants: set[str], figures: Iterable[str]
+) -> None:
+    metrics = (*METRICS, *figures)
+    _choice(f"{key}.metric", decision.metric, metrics)
     _choice(f"{key}.over", decision.over, ("every", "any", "largest"))
     _known(f"{key}.variant", decision.variant, variants)
     for axis in decision.where:
         _known(f"{key}.where", axis, axes)
     for metric in decision.also:
-        _choice(f"{key}.also", metric, [one for one in METRICS if one != decision.metric])
+        _choice(f"{key}.also", metric, [one for one in metrics if one != decision.metric])
     for part in decision.parts:
         _known(f"{key}.parts", part, variants - {decision.variant})
     if len(set(decision.parts)) < len(decision.parts):

@@ -37,7 +37,8 @@ class WorkloadConfig:
 
     `any_device` lets it run on whatever GPU is here, to hold that against the one asked for; a mismatch fails the job.
 
-    `compositions` says which variants are the stages of which whole.
+    `compositions` says which variants are the stages of which whole, `figures` which figures beside times its variants have, each
+    with its unit.
 
     `overrides` is not a key of the file: it holds the keys named like an axis (`n: 4096`), which replace that axis of the grid.
     """
@@ -56,6 +57,7 @@ class WorkloadConfig:
     thresholds: list[ThresholdSpec] = field(default_factory=list)
     decisions: list[DecisionSpec] = field(default_factory=list)
     compositions: dict[str, list[str]] = field(default_factory=dict)
+    figures: dict[str, str] = field(default_factory=dict)
     search: SearchSpec = field(default_factory=SearchSpec)
     objective: ObjectiveConfig | None = None
     overrides: dict[str, Any] = field(default_factory=dict)

@@ -138,6 +138,7 @@ def build_job(
             "thresholds": [asdict(one) for one in thresholds],
             "decisions": [asdict(one) for one in workload.decisions if one.variant in variants],
             **({"compositions": composed} if composed else {}),
+            **({"figures": workload.figures} if workload.figures else {}),
             **({"reported": asdict(config.reported)} if config.reported else {}),
         },
         provenance={

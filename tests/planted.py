@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from runner.worker.workload import Axes, Context, Inputs, Unsupported, Variant, Work, Workload
+from runner.worker.workload import Axes, Context, Figure, Incorrect, Inputs, Unsupported, Variant, Work, Workload
 
 HOARD: list[Tensor] = []
 
@@ -23,7 +23,7 @@ def inputs(axes: Axes, context: Context) -> Inputs:
 
 def work(axes: Axes, params: Mapping[str, Any], dtype: str) -> Work:
     """One multiplication and eight bytes an element, times what a test wants to overstate."""
-    return Work(ops=axes["n"] * params.get("ops_factor", 1.0), bytes=8.0 * axes["n"])
+    return Work(axes["n"] * params.get("ops_factor", 1.0), 8.0 * axes["n"], {"throughput_elements_per_s": axes["n"]})
 
 
 def honest(x: Tensor) -> Tensor:
@@ -97,6 +97,26 @@ def noisy_neighbour(x: Tensor) -> Tensor:
     return x * 2
 
 
+def thrice_asleep(x: Tensor) -> Tensor:
+    for _ in range(3):
+        y = sleeps(x)
+    return y
+
+
+def not_what_it_says(output: Tensor, prepared: Inputs) -> Tensor:
+    raise Incorrect("planted: it is constant")
+
+
+def with_a_state(inputs: Inputs) -> Inputs:
+    return inputs[0], torch.ones(1)
+
+
+def drifts(x: Tensor, state: Tensor) -> Tensor:
+    y = x * 2 + state
+    state += 1
+    return y
+
+
 def slow(x: Tensor) -> Tensor:
     for _ in range(3):
         x * 2
@@ -161,6 +181,15 @@ WORKLOAD = Workload(
         "refuses": Variant(honest, dtype="fp32", prepare=refuses),
         "counts": Variant(honest, dtype="fp32", counters=_count(1)),
         "miscounts": Variant(honest, dtype="fp32", counters=_count(2)),
+        "figured": Variant(
+            honest,
+            dtype="fp32",
+            figures=lambda y, prepared: {"mean": Figure(float(y.mean()), -9.0, 9.0), "width": Figure(y.numel())},
+        ),
+        "thrice": Variant(thrice_asleep, dtype="fp32", repeats=lambda prepared: 3),
+        "constant": Variant(honest, dtype="fp32", finish=not_what_it_says),
+        "drifts": Variant(drifts, dtype="fp32", prepare=with_a_state),
+        "drifts_back": Variant(drifts, dtype="fp32", prepare=with_a_state, reset=lambda prepared: prepared[1].zero_()),
         "int4": Variant(honest, dtype="int4"),
     },
 )

@@ -21,6 +21,7 @@ def planted(tmp_path_factory):
     """One run over every planted fault that does not end the process."""
     out = tmp_path_factory.mktemp("planted")
     faults = "late_garbage late_clobber wears_out out_of_memory raises refuses counts miscounts int4"
+    faults += " figured thrice constant drifts drifts_back"
     variants = f"honest twin slow wrong slightly_wrong loose nan unwritten elsewhere sleeps leaks clobbers {faults}".split()
     code, stdout, stderr = run_worker(save(planted_job(variants), out), out)
     assert code == 0, stderr
@@ -57,6 +58,8 @@ def test_a_slower_variant_is_called_slower_than_the_baseline(planted):
         ("late_clobber", "incorrect", "changed its inputs"),
         ("wears_out", "incorrect", "after the timing"),
         ("miscounts", "incorrect", "counted elements is 8192, expected 4096"),
+        ("constant", "incorrect", "planted: it is constant"),
+        ("drifts", "incorrect", "relative L2 error"),
         ("elsewhere", "error", "ran on meta, not on cpu"),
         ("out_of_memory", "oom", ""),
         ("raises", "error", "planted"),
@@ -78,6 +81,23 @@ def test_a_variant_may_declare_its_own_bound(planted):
 
 def test_what_was_counted_is_recorded(planted):
     assert planted[0]["counts"]["counters"] == {"elements": 4096}
+
+
+def test_a_workloads_own_figures_are_recorded_with_their_intervals(planted):
+    found = planted[0]["figured"]["figures"]
+    assert found["width"] == {"value": 4096, "low": None, "high": None}
+    assert (found["mean"]["low"], found["mean"]["high"]) == (-9.0, 9.0)
+    rate, time = planted[0]["figured"]["rates"]["per_second"], planted[0]["figured"]["statistics"]
+    assert rate == {"throughput_elements_per_s": pytest.approx(4096 / time["median_ms"] * 1e3)}
+
+
+def test_a_call_that_does_the_operation_three_times_is_timed_by_the_operation(planted):
+    assert 3 <= planted[0]["thrice"]["statistics"]["median_ms"] < 8
+    assert planted[0]["thrice"]["repeats"] == 3
+
+
+def test_what_a_call_changes_is_brought_back_before_its_output_is_checked(planted):
+    assert planted[0]["drifts_back"]["status"] in ("ok", "noisy")
 
 
 def test_a_sleeping_variant_is_shown_as_such(planted):

@@ -1,8 +1,9 @@
 """What can be asked about a variant at one case: the value of a metric with its interval, or why there is none."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
-from runner import stats
+from runner import figures, stats
 from runner.journal import Event
 from runner.results import apart, samples, speedup
 from runner.stats import Interval
@@ -20,12 +21,13 @@ METRICS = {
     "share": "a share of {}",
     "headroom": "a headroom of {}x",
 }
-"""The metrics that can be asked about, and how each is written."""
+"""The metrics that can be asked about beside the workload's own figures, and how each is written."""
 
 
 def said(metric: str, interval: Interval) -> str:
     """Write a value with its interval: `72.1% of peak [71.9, 72.4]`."""
-    return f"{METRICS[metric].format(digits(interval.value))} [{digits(interval.low)}, {digits(interval.high)}]"
+    text = f"{METRICS.get(metric, metric + ' {}').format(digits(interval.value))}"
+    return text if interval.low == interval.high else f"{text} [{digits(interval.low)}, {digits(interval.high)}]"
 
 
 def value(
@@ -44,7 +46,15 @@ def value(
         return speedup(against, event, confidence)
     if metric in ("share", "headroom"):
         return _of_parts(_share if metric == "share" else _headroom, event, others, parts, confidence)
-    return _rate(metric, event)
+    return _rate(metric, event) if metric in METRICS else _figure(metric, event)
+
+
+def _figure(metric: str, event: Event) -> Value:
+    """Return one of the workload's own figures; what has no interval is taken as exact."""
+    found = figures.of(event).get(metric)
+    if found is None:
+        return None, f"{event['variant']} has no {metric}"
+    return (Interval(found.value, found.value, found.value) if math.isnan(found.low) else found), ""
 
 
 def _rate(metric: str, event: Event) -> Value:

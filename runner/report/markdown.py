@@ -1,9 +1,10 @@
 """report.md: one page that a person would send to a colleague; everything on it is in the journal or derived from it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from runner import composition, thresholds, units
+from runner import composition, figures, thresholds, units
 from runner.decisions import Answer
 from runner.journal import Event
 from runner.rental import Rental
@@ -11,6 +12,7 @@ from runner.report import rented, shares, troubles
 from runner.report.table import as_markdown, flat
 from runner.reported import Figure
 from runner.results import MEASURED, Results, labels, plain
+from runner.stats import Interval
 from runner.thresholds import Evidence
 
 
@@ -129,12 +131,36 @@ def _tables(results: Results) -> str:
         unit, factor = units.rate_unit(max((row["throughput_tflops"] or 0 for row in rows), default=0))
         columns = [_axis(results, x), "variant", "latency", "wall", f"speedup over `{results.baseline}`", unit]
         columns += ["GB/s", "% of peak", "% of bandwidth"]
-        cells = [_cells(event, row, factor) for event, row in zip(events, rows, strict=True)]
+        own = _figures(results, events)
+        columns += list(own)
+        cells = [
+            _cells(event, row, factor) + [column[index] for column in own.values()]
+            for index, (event, row) in enumerate(zip(events, rows, strict=True))
+        ]
         used = [index for index in range(len(columns)) if index < 3 or any(row[index] for row in cells)]
         title = [f"### {plain(others)}", ""] if others else []
         table = as_markdown([columns[i] for i in used], ([row[i] for i in used] for row in cells), words=(1,))
         parts.append("\n".join([*title, *table]))
     return "\n\n".join(parts)
+
+
+def _figures(results: Results, events: Sequence[Event]) -> dict[str, list[str]]:
+    """Return the columns of the workload's own figures, in the order in which it declares them, with a cell for each event."""
+    declared, found = figures.units(results.job), [figures.of(event) for event in events]
+    names = dict.fromkeys([*declared, *(name for one in found for name in one)])
+    return {
+        f"{name} ({declared[name]})" if declared.get(name) else name: [_figure(one.get(name)) for one in found] for name in names
+    }
+
+
+def _figure(found: Interval | None) -> str:
+    if found is None or math.isnan(found.value):
+        return ""
+    value, low, high = (
+        f"{one:.2e}" if 0 < abs(one) < 1e-3 else f"{one}" if math.isnan(one) else units.digits(one)
+        for one in (found.value, found.low, found.high)
+    )
+    return f"{value} [{low}, {high}]" if not math.isnan(found.low) else value
 
 
 def _primary(results: Results) -> str:
@@ -210,7 +236,7 @@ def _here(figure: Figure, results: Results) -> str:
     event = found[0]
     if event["status"] not in MEASURED:
         return f"*{event['status']}*"
-    row = flat(event) | (event.get("counters") or {})
+    row = flat(event) | (event.get("counters") or {}) | figures.columns(event)
     primary = f"latency_{event['timing']}_ms"  # where the host's clock is the only one, the latency is its
     stem, unit, _ = ("latency_ms" if figure.metric == primary else figure.metric).partition("_ms")
     value, low, high = (row.get(f"{stem}{bound}{unit}") for bound in ("", "_low", "_high"))

@@ -5,6 +5,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from runner import figures
 from runner.journal import Event
 from runner.results import Results
 
@@ -72,18 +73,21 @@ def flat(event: Event) -> dict[str, Any]:
 
 
 def write_csv(path: Path, results: Results) -> None:
-    """Write `measurements.csv`: axes first, then `x` (the x-axis' name), variant, dtype and `COLUMNS`."""
+    """Write `measurements.csv`: axes, `x` (the x-axis' name), variant, dtype, `COLUMNS`, and the workload's own figures."""
+    own_figures = [figures.columns(event) for event in results.measurements]
+    more = list(dict.fromkeys(name for one in own_figures for name in one))
     axes = sorted({axis for event in results.measurements for axis in event["case"]})
     # An axis may share its name with a column (`bytes`); the figure keeps its name, the axis is marked.
     columns = {
         axis: f"axis_{axis}" if axis in COLUMNS or axis in ("workload", "x", "variant", "dtype") else axis for axis in axes
     }
+    header = ["workload", *columns.values(), "x", "variant", "dtype", *COLUMNS, *more]
     with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, ["workload", *columns.values(), "x", "variant", "dtype", *COLUMNS], lineterminator="\n")
+        writer = csv.DictWriter(file, header, lineterminator="\n")
         writer.writeheader()
-        for event in results.measurements:
+        for event, found in zip(results.measurements, own_figures, strict=True):
             own = {"workload": results.workload, "x": event["x"], "variant": event["variant"], "dtype": event.get("dtype")}
-            writer.writerow(own | {columns[axis]: value for axis, value in event["case"].items()} | flat(event))
+            writer.writerow(own | {columns[axis]: value for axis, value in event["case"].items()} | flat(event) | found)
 
 
 def as_markdown(columns: Sequence[str], rows: Iterable[Sequence[str]], words: Container[int] | None = None) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from runner import composition
+from runner import composition, figures
 from runner.journal import Event, case_key
 from runner.report.table import flat
 from runner.results import series
@@ -98,6 +98,9 @@ def points(event: Event, steps: Steps) -> Iterator[Point]:
         for figure, metric in METRICS.items():
             if row[figure] is not None:
                 yield Point(name(metric, str(event["variant"]), axes), float(row[figure]), step, at)
+        for figure, value in figures.columns(event).items():
+            if value is not None:
+                yield Point(name(figure, str(event["variant"]), axes), value, step, at)
     elif event["event"] == "search_finished" and event.get("best"):
         for figure, key in (
             ("search_tflops", "tflops"),

@@ -69,7 +69,7 @@ class Engine:
         """
         self.case = case
         self._outcomes = {}
-        self._truths: dict[str, Tensor] = {}
+        self._truths: dict[Callable[..., Tensor], Tensor] = {}
         self._round = uuid.uuid4().hex
         inputs = self._inputs(variants)
         ready = self._prepare(variants, inputs) if inputs is not None else {}
@@ -138,18 +138,18 @@ class Engine:
 
     def _truth(self, name: str, inputs: Inputs) -> Tensor | None:
         """Return the reference of what a variant computes, made once for all that compute the same; None when there is none."""
-        operation = self.workload.variants[name].operation
-        if operation not in self._truths:
+        true = self.workload.computed_by(name).reference
+        if true not in self._truths:
             try:
                 with self._watchdog.guard(lambda: name, self.policy.variant_timeout_s):
-                    reference = self.workload.computed_by(name).reference(*inputs).to(torch.float64)
+                    reference = true(*inputs).to(torch.float64)
                     if not torch.isfinite(reference).all():
                         raise ValueError("the reference is not finite")
-                    self._truths[operation] = reference
+                    self._truths[true] = reference
             except (Exception, SystemExit) as error:
                 self._no_truth([name], "reference", error)
                 return None
-        return self._truths[operation]
+        return self._truths[true]
 
     def _no_truth(self, variants: list[str], what: str, error: BaseException) -> None:
         status, reason = failures.classify(error)
@@ -184,6 +184,8 @@ class Engine:
         """Prepare, run once, compare; None (with the outcome written) when the variant is not what it should be."""
         variant = self.workload.variants[name]
         prepared = variant.prepare(inputs)
+        if variant.reset:
+            variant.reset(prepared)
         before = [tensor.clone() for tensor in tensors(inputs)]
         gate.poison(self.device.torch_device, reference.numel() * 4)
         output, first_ms, _ = calls.first_call(lambda: variant.run(*prepared), self.device)
@@ -197,6 +199,7 @@ class Engine:
         failure = result.failure
         counted, counter_failure = self._counters(name, output, prepared)
         failure = failure or counter_failure
+        figures = variant.figures(output, prepared) if variant.figures and failure is None else {}
         del output
         call = lambda: variant.run(*prepared)  # noqa: E731 - a name for the profiler's argument
         ran, profile = None, None
@@ -210,7 +213,8 @@ class Engine:
         if failure or profile is None:
             self._outcomes[name] = self.describe(name, "incorrect", failure) | {"gate": result.as_dict(), "counters": counted}
             return None
-        return Ready(variant, variant.dtype_of(self.case.axes), prepared, result, counted, ran, profile)
+        repeats = variant.repeats(prepared)
+        return Ready(variant, variant.dtype_of(self.case.axes), prepared, result, counted, figures, ran, profile, repeats)
 
     def _bound(self, variant: Variant) -> float:
         """Return the relative L2 error that the variant may have; raises ValueError when nothing says."""
@@ -223,8 +227,10 @@ class Engine:
 
     def _gate_again(self, name: str, one: Ready) -> None:
         """Hold what the variant computes after all the timing against the reference: right once is not right."""
-        reference = self._truths[one.variant.operation]
+        reference = self._truths[self.workload.computed_by(name).reference]
         nbytes = sum(tensor.nbytes for tensor in tensors(one.call()))
+        if one.variant.reset:
+            one.variant.reset(one.prepared)
         gate.poison(self.device.torch_device, nbytes)
         finished = one.variant.finish(one.call(), one.prepared)
         failure = gate.check(finished, reference, self._bound(one.variant), self.policy.gate).failure
@@ -277,7 +283,11 @@ class Engine:
             ready[baseline].collected[CONTROL] = control
 
     def _sampler(self, timing: str, one: Ready) -> timers.Sampler:
-        """Return the clock for a timing of a variant."""
+        """Return the clock for a timing of a variant's operation."""
+        sampler = self._sampler_of_calls(timing, one)
+        return timers.Shared(sampler, one.repeats) if one.repeats > 1 else sampler
+
+    def _sampler_of_calls(self, timing: str, one: Ready) -> timers.Sampler:
         profile = one.profile
         if timing == "wall" or self._cuda is None:
             inner = 1 if self._cuda else timers.calls_per_sample(profile.call_ms, 0.05)
@@ -286,7 +296,7 @@ class Engine:
         if timing == "cold":
             return timers.ColdEvents(one.call, self._flush, self._events, profile.host_ms, clock)
         inner = timers.calls_per_sample(profile.call_ms, timers.WARM_SAMPLE_MS)
-        if profile.call_ms > LONG_MS and profile.host_ms < profile.call_ms / 2:
+        if not one.variant.capturable or (profile.call_ms > LONG_MS and profile.host_ms < profile.call_ms / 2):
             return timers.WarmEvents(one.call, self._events, profile.host_ms, clock, inner)
         try:
             return timers.WarmGraph(one.call, self._events, inner)
@@ -318,7 +328,9 @@ class Engine:
         return self._events_made
 
     def _energy(self, one: Ready, telemetry: Telemetry) -> float | None:
-        return calls.energy_mj_per_call(one.call, self.device, telemetry, one.profile.call_ms, self.policy.energy_window_s)
+        window_s = self.policy.energy_window_s
+        energy_mj = calls.energy_mj_per_call(one.call, self.device, telemetry, one.profile.call_ms, window_s)
+        return energy_mj if energy_mj is None else energy_mj / one.repeats
 
     def _record(self, name: str, one: Ready, baseline: Ready | None, telemetry: dict[str, Any] | None) -> dict[str, Any]:
         work = self.workload.computed_by(name).work(self.case.axes, self.job.params, one.variant.dtype_of(self.case.axes))

@@ -3,7 +3,7 @@
 import torch
 
 from runner.errors import one_line
-from runner.worker.workload import Unsupported
+from runner.worker.workload import Incorrect, Unsupported
 
 NOT_IMPLEMENTED = ("not implemented for", "not supported", "only supports", "only supported")
 
@@ -14,6 +14,8 @@ def classify(error: BaseException) -> tuple[str, str]:
     reason = text if len(text) <= 300 else text[:297] + "..."
     if isinstance(error, Unsupported):
         return "unsupported", reason
+    if isinstance(error, Incorrect):
+        return "incorrect", reason
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
         return "oom", reason
     missing = isinstance(error, RuntimeError) and any(mark in text for mark in NOT_IMPLEMENTED)

@@ -1,5 +1,6 @@
 """From time to throughput: TFLOPS, GB/s and their share of what the datasheet says the GPU can do."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,7 +10,10 @@ from runner.worker.workload import Work
 
 @dataclass(frozen=True)
 class Rates:
-    """Throughput of one measurement (TOPS instead of TFLOPS for int8); None where no datasheet figure exists."""
+    """Throughput of one measurement (TOPS instead of TFLOPS for int8); None where no datasheet figure exists.
+
+    `per_second` has the workload's own rates by their names.
+    """
 
     tflops: float
     bandwidth_gbps: float
@@ -17,6 +21,7 @@ class Rates:
     pct_of_bandwidth: float | None
     peak_tflops: float | None
     peak_bandwidth_gbps: float | None
+    per_second: Mapping[str, float]
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for the journal."""
@@ -36,6 +41,7 @@ def rates(work: Work, time_ms: float, dtype: str, gpu: GpuSpec | None) -> Rates:
         pct_of_bandwidth=100 * bandwidth / limit if limit else None,
         peak_tflops=peak,
         peak_bandwidth_gbps=limit,
+        per_second={name: amount / time_ms * 1e3 for name, amount in work.per_second.items()},
     )
 
 

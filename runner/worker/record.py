@@ -1,6 +1,7 @@
 """From a variant's samples to the measurement that the journal has: statistics, ratios, rates, and what to be wary of."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from runner import stats
@@ -9,7 +10,7 @@ from runner.worker.calls import CallProfile
 from runner.worker.gate import GateResult
 from runner.worker.rates import impossible, rates
 from runner.worker.sampling import Collected
-from runner.worker.workload import Inputs, Variant, Work
+from runner.worker.workload import Figure, Inputs, Variant, Work
 
 LAUNCH_BOUND = 1.5
 CONTROL = " again"
@@ -25,8 +26,10 @@ class Ready:
     prepared: Inputs
     gate: GateResult
     counters: dict[str, int] | None
+    figures: Mapping[str, Figure]
     backend: list[str] | None
     profile: CallProfile
+    repeats: int = 1
     collected: dict[str, Collected] = field(default_factory=dict)
     energy_mj: float | None = None
 
@@ -89,6 +92,8 @@ class Records:
             "control": self._control(one, main),
             "launch_bound": self._summary(wall).median_ms > LAUNCH_BOUND * summary.median_ms if wall else None,
             "counters": one.counters,
+            "figures": {name: asdict(figure) for name, figure in one.figures.items()},
+            "repeats": one.repeats,
             "backend": one.backend,
             "rates": found.as_dict(),
             "peak_memory_bytes": one.profile.peak_memory_bytes,

@@ -32,7 +32,10 @@ FLUSH_MS = 0.05
 class Sampler(Protocol):
     """Takes samples of one variant."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What the journal calls it."""
+        ...
 
     def take(self) -> Pending:
         """Start one sample; the returned function gives its milliseconds after the device was synchronized."""
@@ -171,6 +174,24 @@ class Wall:
         self.synchronize()
         taken = (time.perf_counter_ns() - start) / 1e6 / self.calls
         return lambda: taken
+
+
+@dataclass
+class Shared:
+    """One operation's part of a sampler's call, which does `repeats` of them back to back."""
+
+    sampler: Sampler
+    repeats: int
+
+    @property
+    def name(self) -> str:
+        """The sampler's own name."""
+        return self.sampler.name
+
+    def take(self) -> Pending:
+        """Issue one sample."""
+        pending = self.sampler.take()
+        return lambda: pending() / self.repeats
 
 
 def calls_per_sample(call_ms: float, sample_ms: float) -> int:

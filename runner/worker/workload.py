@@ -20,6 +20,13 @@ class Unsupported(Exception):
     """Raised by `prepare` or `run` when a variant can't do this case on this device; the message is the reason."""
 
 
+class Incorrect(Exception):
+    """Raised by `prepare`, `run`, `finish` or `figures` when what is computed isn't what it should be; the message is the reason.
+
+    For what comparing an output with a reference can't show: a model of another class, weights that are not ternary.
+    """
+
+
 @dataclass(frozen=True)
 class Context:
     """What a workload may use to build its inputs: the device, the workload's params and a seeded generator."""
@@ -35,10 +42,28 @@ class Context:
 
 @dataclass(frozen=True)
 class Work:
-    """The least that must be done: arithmetic operations (a multiply-add is two) and bytes read plus written, each once."""
+    """The least that must be done: arithmetic operations (a multiply-add is two) and bytes read plus written, each once.
+
+    `per_second` has what else a call gets done, by the name of the rate that this gives: `{"throughput_rows_per_s": 4096}`. The
+    rate is the amount over the seconds of a call, so the amount is in the unit that the name says.
+    """
 
     ops: float
     bytes: float
+    per_second: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a variant that is no time, as in an accuracy: with its interval where there is one."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+def _once(inputs: Inputs) -> int:
+    return 1
 
 
 def _same(inputs: Inputs) -> Inputs:
@@ -60,6 +85,11 @@ class Variant:
     counts what was really done, to be compared with the closed form. `operation` names which of the workload's operations it
     computes, where there are several.
 
+    `figures(output, prepared)` returns what is said of it beside times, by snake_case names with units, `{"weight_mb": ...}`.
+    `repeats(prepared)` is how often one `run` does the operation, back to back: times are divided by it. A `run` that is not
+    `capturable` is never recorded into a CUDA graph, as what talks to other processes must not be. `reset(prepared)` brings back
+    the state that `run` changes, as an optimizer's; it is called before each run whose output is checked, and never timed.
+
     `prepare` and `run` raise Unsupported where this case can't be done on this device.
     """
 
@@ -70,6 +100,10 @@ class Variant:
     rel_l2: float | Callable[[Axes], float | None] | None = None
     counters: Callable[[Any, Inputs], Mapping[str, int]] | None = None
     operation: str = ""
+    figures: Callable[[Any, Inputs], Mapping[str, Figure]] | None = None
+    repeats: Callable[[Inputs], int] = _once
+    capturable: bool = True
+    reset: Callable[[Inputs], None] | None = None
 
     def dtype_of(self, axes: Axes) -> str:
         """The name of the arithmetic on a case."""
