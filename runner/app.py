@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from runner import job as jobs
 from runner import journal, plan
@@ -17,6 +17,7 @@ from runner.config import RunConfig
 from runner.display import Display, for_mode
 from runner.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, JobError, RequestError
 from runner.launch.local import Outcome, Worker
+from runner.launch.safety import interrupt
 from runner.plan import Plan
 from runner.sinks import Sink
 from runner.tracking import Place, Recorder, store
@@ -87,7 +88,7 @@ def _measure_there(made: Plan, offered: "Offered", sky: "Sky") -> int:
     if made.config.display in ("auto", "rich", "plain"):
         print("\n".join(offered.lines(sys.stdout)), flush=True)
     for number in (signal.SIGTERM, signal.SIGHUP):  # whoever closes the terminal leaves nothing running either
-        signal.signal(number, _interrupt)
+        signal.signal(number, interrupt)
     display.opening(made.job.as_dict(), made.folder)
     if warning:
         display.warn(warning)
@@ -126,7 +127,7 @@ def _measure(made: Plan) -> int:
     where, warning = _tracking(made)
     _claim(made)
     worker = Worker(made.folder, made.target.here.uuid if made.target.here else None)
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         imports = threading.Thread(target=_import, args=(where is not None,), daemon=True)
         imports.start()  # beside the worker's import of torch, so that nothing disturbs the measuring later
@@ -154,10 +155,12 @@ def _measure(made: Plan) -> int:
 def _conclude(folder: Path, outcome: Outcome, display: Display, recorder: Recorder | None, bill: list[str]) -> int:
     """Derive the report, end the recording and the display; return the exit code. `bill` says what was rented and paid."""
     from runner import report  # it brings numpy and scipy, which a wrong request need not wait for
+    from runner.projection import measured
 
     lines = []
     try:
         if journal.read(folder) or not bill:  # what was rented may have ended before there was anything to report
+            measured.look_up(folder, recorder.where if recorder else None)
             report.write(folder)
             lines.append(f"report     {folder / 'report.md'}")
     except RequestError as error:
@@ -202,8 +205,3 @@ def _import(with_mlflow: bool) -> None:
 
     if with_mlflow:
         store.load()
-
-
-def _interrupt(number: int, frame: object) -> NoReturn:
-    """Treat being told to end like Ctrl-C."""
-    raise KeyboardInterrupt

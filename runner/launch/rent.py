@@ -23,7 +23,7 @@ from runner.launch.charge import NO_CAPACITY, bill, charge, price
 from runner.launch.following import LOST, Following, Run
 from runner.launch.local import Outcome
 from runner.launch.offers import Offer
-from runner.launch.safety import harmless, unstoppable
+from runner.launch.safety import harmless, on_signal
 from runner.launch.skypilot import Launched, Sky
 from runner.rental import Attempt, Rental
 from runner.sinks import Sink
@@ -397,7 +397,7 @@ class Renting:
         """End the cluster, whatever happens meanwhile; note what it cost."""
         attempt = cluster.attempt
         attempt.ended_at = time.time()
-        with unstoppable(lambda: self._warn(f"still ending {attempt.cluster}: this can't be skipped, it costs money")):
+        with on_signal(lambda: self._warn(f"still ending {attempt.cluster}: this can't be skipped, it costs money")):
             self._phase("tearing down", attempt.cluster)
             if cluster.following:
                 cluster.following.close()

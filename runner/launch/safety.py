@@ -1,9 +1,9 @@
-"""What keeps a cluster from being forgotten: a screen that is gone raises nothing, and its end can't be interrupted."""
+"""What keeps a cluster from being forgotten: a screen that is gone raises nothing, and signals do what they are told to."""
 
 import contextlib
 import signal
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 T = TypeVar("T")
 
@@ -19,11 +19,16 @@ def harmless(tell: Callable[[T], None]) -> Callable[[T], None]:
 
 
 @contextlib.contextmanager
-def unstoppable(say: Callable[[], None]) -> Iterator[None]:
-    """Answer Ctrl-C and SIGTERM with a word while the cluster is being ended."""
-    before = {number: signal.signal(number, lambda *_: say()) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+def on_signal(act: Callable[[], None]) -> Iterator[None]:
+    """Have Ctrl-C, and being told to end, do this and nothing else: what runs is ended in order."""
+    before = {number: signal.signal(number, lambda *_: act()) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def interrupt(number: int, frame: object) -> NoReturn:
+    """Treat a signal like Ctrl-C, whichever it is: a signal handler."""
+    raise KeyboardInterrupt

@@ -35,9 +35,11 @@ class Finisher:
 
     def _end(self, folder: Path, job: Job, recorder: Recorder | None, outcome: Outcome) -> None:
         from runner import report
+        from runner.projection import measured
 
         try:
             if journal.read(folder):  # what was rented may have ended before there was anything to report
+                measured.look_up(folder, recorder.where if recorder else None)
                 # One point is no curve; the sweep's own pictures have it.
                 report.write(folder, plots=len(job.cases) > 1 or job.mode == "search")
         except RequestError as error:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runner.errors import RequestError
+from runner.errors import RequestError, nearest
 from runner.paths import write_whole
 
 NAME = "sweep.json"
@@ -98,3 +98,11 @@ def known(out: Path) -> list[str]:
     """Return the names of the sweeps under `out`."""
     folders: Iterable[Path] = (out / "sweeps").glob(f"*/{NAME}")
     return sorted(path.parent.name for path in folders)
+
+
+def find(out: Path, name: str) -> Sweep:
+    """Read the sweep called `name` under `out`. Raises RequestError when there is none, or it is damaged."""
+    names = known(out)
+    if name not in names:
+        raise RequestError(f"sweep.resume={name}: no such sweep under {(out / 'sweeps').absolute()}; {nearest(name, names)}")
+    return load(out / "sweeps" / name)

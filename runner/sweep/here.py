@@ -2,41 +2,21 @@
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from runner import plan
 from runner.errors import JobError, RequestError
-from runner.journal import Event
 from runner.launch.local import Outcome, Worker
 from runner.sinks import Sink
 from runner.sweep.finishing import Finisher
 from runner.sweep.jobs import Lane, Planned
 from runner.sweep.result import Result
 from runner.sweep.show import Show
+from runner.sweep.shown import Shown
 from runner.tracking import Recorder
 
 NewRecorder = Callable[[Planned, str], Recorder | None]
-
-
-class _LaneSink:
-    """A job's events and progress, for the display of the sweep."""
-
-    def __init__(self, show: Show, lane: str) -> None:
-        self._show, self._lane = show, lane
-
-    def event(self, event: Event) -> None:
-        """Show what a person should know at once."""
-        if event["event"] == "job_started":
-            for line in event.get("warnings") or []:
-                self._show.warn(self._lane, line)
-
-    def progress(self, progress: dict[str, Any]) -> None:
-        """Show where the job is."""
-        self._show.progress(self._lane, progress)
-
-    def finish(self, status: str, reason: str) -> None:
-        """The sweep shows that itself."""
 
 
 class Here:
@@ -89,7 +69,7 @@ class Here:
             plan.save(job.made.job, folder / "job.json")
             worker = self._start(job)
             recorder = self._recorder(job, "local")
-            sinks: list[Sink] = [_LaneSink(self._show, lane)]
+            sinks: list[Sink] = [Shown(partial(self._show.warn, lane), partial(self._show.progress, lane))]
             outcome = worker.run(folder, [*sinks, recorder] if recorder else sinks)
         except (JobError, RequestError) as error:
             outcome = Outcome("failed", str(error))

@@ -13,17 +13,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from runner import plan, rental
 from runner.errors import JobError, RequestError
-from runner.journal import Event
+from runner.launch import names
 from runner.launch.local import Outcome
 from runner.launch.rent import Choice, Renting, Settings
+from runner.launch.safety import interrupt
 from runner.rental import Attempt, Rental
 from runner.sinks import Sink
 from runner.sweep.finishing import Finisher
 from runner.sweep.jobs import Planned
+from runner.sweep.shown import Shown
 from runner.tracking import Place, Recorder
 
 STOP = "stop"
@@ -47,7 +49,7 @@ def main(spec: Spec, pipe: Connection) -> None:
     """Rent, run the jobs, end the machine; whatever happens, the last message is `over`."""
     os.setsid()  # Ctrl-C is the sweep's, which passes it on; a terminal that closes is, too
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+        signal.signal(number, interrupt)
     lock = threading.Lock()
 
     def tell(kind: str, **fields: Any) -> None:
@@ -118,7 +120,7 @@ class _Runs:
             folder, parent = job.made.folder, self._spec.parent_id
             self._recorders[index] = Recorder(folder, where, tags, parent, tell=self._warn) if where else None
         recorder = self._recorders[index]
-        sinks: list[Sink] = [_Told(self._tell)]
+        sinks: list[Sink] = [Shown(self._warn, lambda progress: self._tell("progress", progress=progress))]
         return [*sinks, recorder] if recorder else sinks
 
     def ended(self, index: int, outcome: Outcome) -> None:
@@ -151,7 +153,7 @@ class _Runs:
         for index in begun:
             share = seconds.get(index, 0.0) / total if total else 1 / len(begun)
             folder, job = self.folders[index], self._spec.jobs[index]
-            found = rental.load(folder) or Rental(f"{self._spec.sweep}-{job.index}-{job.entry.hash[:12]}", self._spec_user())
+            found = rental.load(folder) or Rental(f"{self._spec.sweep}-{job.index}-{job.entry.hash[:12]}", names.user())
             parts = [_part(one, share) for one in attempts]
             found.attempts += parts
             with contextlib.suppress(OSError):
@@ -163,32 +165,8 @@ class _Runs:
         finisher.wait()
         return costs
 
-    def _spec_user(self) -> str:
-        from runner.launch import names
-
-        return names.user()
-
     def _warn(self, line: str) -> None:
         self._tell("warn", line=line)
-
-
-class _Told:
-    """A job's progress, for the display of the sweep."""
-
-    def __init__(self, tell: Any) -> None:
-        self._tell = tell
-
-    def event(self, event: Event) -> None:
-        """Pass warnings on."""
-        for line in (event.get("warnings") or []) if event["event"] == "job_started" else ():
-            self._tell("warn", line=line)
-
-    def progress(self, progress: dict[str, Any]) -> None:
-        """Pass it on."""
-        self._tell("progress", progress=progress)
-
-    def finish(self, status: str, reason: str) -> None:
-        """The sweep shows that itself."""
 
 
 def _part(attempt: Attempt, share: float) -> Attempt:
@@ -212,7 +190,3 @@ def _listen(pipe: Connection) -> None:
                 os.kill(os.getpid(), signal.SIGINT)
                 return
             os.kill(os.getpid(), signal.SIGINT)
-
-
-def _interrupt(number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +16,8 @@ from runner.sweep.folder import Sweep
 from runner.sweep.jobs import Lane, Planned
 
 if TYPE_CHECKING:
-    from runner.launch.choose import Candidate
+    from runner.launch.choose import Candidate, Decision
     from runner.launch.offering import Offered
-    from runner.launch.skypilot import Sky
 
 MOST_ROWS = 40
 SPOT, LIMITS = "spot", ("over launch.max_usd", "over launch.max_usd_per_hour")
@@ -30,27 +30,27 @@ class Offers:
 
     lanes: list[Lane]
     by_lane: dict[str, "Offered"] = field(default_factory=dict)
-    sky: "Sky | None" = None
+
+    @cached_property
+    def decisions(self) -> dict[str, "Decision | str"]:
+        """What each lane is rented on, or why it can't be now."""
+        found: dict[str, Decision | str] = {}
+        for name, offered in self.by_lane.items():
+            try:
+                found[name] = offered.decide()
+            except RequestError as error:
+                found[name] = str(error)
+        return found
 
     @property
     def bills_usd(self) -> dict[str, float]:
         """The estimated bill of each lane that can be rented now."""
-        found = {}
-        for name, offered in self.by_lane.items():
-            with contextlib.suppress(RequestError):
-                found[name] = offered.decide().chosen.bill_usd
-        return found
+        return {name: one.chosen.bill_usd for name, one in self.decisions.items() if not isinstance(one, str)}
 
     @property
     def refused(self) -> dict[str, str]:
         """The lanes that can't be rented now, and why."""
-        found = {}
-        for name, offered in self.by_lane.items():
-            try:
-                offered.decide()
-            except RequestError as error:
-                found[name] = str(error)
-        return found
+        return {name: one for name, one in self.decisions.items() if isinstance(one, str)}
 
 
 @contextlib.contextmanager
@@ -75,7 +75,7 @@ def offered(todo: Sequence[Planned], folders: Sequence[Path]) -> Iterator[Offers
         if sky and not dry:
             left.end_all()
         found = {lane.name: offering.make([job.made for job in lane.jobs], folders, sky, why_not) for lane in rented}
-        yield Offers(lanes, found, sky)
+        yield Offers(lanes, found)
 
 
 def check(offers: Offers) -> None:
@@ -116,17 +116,18 @@ def lines(sweep: Sweep, planned: Sequence[Planned], todo: Sequence[Planned], off
     for lane in offers.lanes:
         found += _lane(lane, offers)
     if len(offers.by_lane) > 1:
-        best = {name: _best(one) for name, one in offers.by_lane.items()}
+        best = {name: _best(offers, name) for name in offers.by_lane}
         known = [one.bill_usd for one in best.values() if one is not None]
         unknown = f", without {units.several(len(best) - len(known), 'GPU')} of unknown price" if len(known) < len(best) else ""
         found.append(f"bill       {usd(sum(known))} for all of it{unknown}")
     return found
 
 
-def _best(offered: "Offered") -> "Candidate | None":
-    """Return the offer that would be taken, where nothing can be rented now the best known price; None where none is known."""
-    with contextlib.suppress(RequestError):
-        return offered.decide().chosen
+def _best(offers: Offers, name: str) -> "Candidate | None":
+    """Return the offer that a lane would take, where nothing can be rented now the best known price; None where none is known."""
+    decision, offered = offers.decisions[name], offers.by_lane[name]
+    if not isinstance(decision, str):
+        return decision.chosen
     asked = [one for one in offered.candidates if one.offer.cloud == offered.made.config.cloud.name]
     return next((one for one in asked or offered.candidates if one.excluded != SPOT), None)
 
@@ -139,19 +140,12 @@ def _lane(lane: Lane, offers: Offers) -> list[str]:
         obstacles = [job.made.target.obstacle for job in lane.jobs if job.made.target.obstacle]
         what = f"here       {units.several(len(lane.jobs), 'job')} on {where}, at most {limit} of measuring"
         return [what, *obstacles[:1]]
-    one = offers.by_lane[lane.name]
+    decision = offers.decisions[lane.name]
     what = f"rented     {units.several(len(lane.jobs), 'job')} on gpu={lane.gpu}"
-    try:
-        decision = one.decide()
-    except RequestError as error:
-        best = _best(one)
+    if isinstance(decision, str):
+        best = _best(offers, lane.name)
         known = f"{usd(best.bill_usd)} on {best}; " if best else ""
-        return [f"{what}: {known}not now: {error}"]
+        return [f"{what}: {known}not now: {decision}"]
     chosen = decision.chosen
     length = units.duration(chosen.estimate.total_s)
     return [f"{what}: {chosen}, some {length}, bill {usd(chosen.bill_usd)} ({decision.why})"]
-
-
-def took(seconds: float) -> str:
-    """Say how long the sweep took."""
-    return f" in {units.duration(seconds)}"

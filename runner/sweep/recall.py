@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner.errors import RequestError, nearest
 from runner.sweep import folder as folders
 
 BESIDE = ("sweep.", "out=", "display=", "launch.max_usd=", "launch.max_clusters=", "launch.dry_run=", "tracking")
@@ -19,9 +18,6 @@ def overrides(typed: Sequence[str]) -> tuple[list[str], bool]:
     if name == "null" or not all(one.startswith(BESIDE) for one in typed):
         return list(typed), False
     out = Path(next((one.partition("=")[2] for one in typed if one.startswith("out=")), "outputs"))
-    known = folders.known(out)
-    if name not in known:
-        raise RequestError(f"sweep.resume={name}: no such sweep under {(out / 'sweeps').absolute()}; {nearest(name, known)}")
-    before = folders.load(out / "sweeps" / name).overrides
+    before = folders.find(out, name).overrides
     new = {one.partition("=")[0] for one in typed}
     return [*(one for one in before if one.partition("=")[0] not in {*new, "sweep.name", "sweep.resume"}), *typed], True

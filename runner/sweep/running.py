@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from runner.config import RunConfig
 from runner.sweep.folder import Sweep
 from runner.sweep.here import Here
-from runner.sweep.jobs import Lane, Planned
+from runner.sweep.jobs import Lane
 from runner.sweep.planning import Offers
 from runner.sweep.record import Record
 from runner.sweep.rented import Clusters, Message
@@ -27,7 +27,7 @@ class Running:
         self.interrupted = self.stopped = self.unconfirmed = False
         self.bill: list[str] = []
 
-    def run(self, todo: Sequence[Planned]) -> Iterator[Result]:
+    def run(self) -> Iterator[Result]:
         """Run the jobs and yield how each ended, as they end; their costs are known when their machine has ended."""
         local = [lane for lane in self._offers.lanes if not lane.rent]
         thread = threading.Thread(target=self._locally, args=(local,), name="here")

@@ -1,17 +1,18 @@
 """A sweep from its first batch of jobs to its closing table: planned, refused or run, merged, recorded."""
 
-import contextlib
 import secrets
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from runner import units
 from runner.compose import Composed
-from runner.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, JobError, RequestError, nearest
+from runner.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, JobError, RequestError
+from runner.launch import names
+from runner.launch.safety import on_signal
 from runner.masking import mask
 from runner.sweep import folder as folders
 from runner.sweep import jobs, objective, planning, state
@@ -47,7 +48,8 @@ class Session:
                 "sweep.resume: a sweeper that searches chooses other jobs each time; name its own storage to go on"
             )
         root = Path(self._config.out).absolute() / "sweeps"
-        self._sweep = self._old(root) if self._resumed else self._new(root, arguments)
+        resumed = self._config.sweep.resume
+        self._sweep = folders.find(Path(self._config.out), resumed) if resumed else self._new(root, arguments)
 
     def run(self, composed: Sequence[Composed]) -> list[Value]:
         """Plan and run a batch; return each job's value. Raises RequestError before anything of it has started."""
@@ -84,7 +86,7 @@ class Session:
         """Merge what there is, end the recording, show the table; return the exit code."""
         if self._dry or self._record is None:
             return EXIT_DONE
-        from runner import merged
+        from runner import lineup, merged
 
         self._show.close()
         if self._here:
@@ -98,6 +100,8 @@ class Session:
             self._record.wait()
             merged.write(self._sweep.folder)
             lines += ["", f"report     {self._sweep.folder / 'report.md'}"]
+            if lineup.covers(self._sweep.folder):
+                lines.append(f"lineup     {lineup.write([self._sweep.folder], self._sweep.folder)}")
         except RequestError as error:
             self._warn("", f"nothing merged: {error}; later: python -m runner.report {self._sweep.folder}")
         good = all(one.ok for one in results)
@@ -105,8 +109,8 @@ class Session:
         lines += self._record.end(status, results)
         if not good:
             lines.append(f"resume     python -m runner -m sweep.resume={self._sweep.name}" + self._where())
-        took = planning.took(time.monotonic() - self._began)
-        self._show.closing(f"{status}: {counts(results)}{took}", lines)
+        took = units.duration(time.monotonic() - self._began)
+        self._show.closing(f"{status}: {counts(results)} in {took}", lines)
         return EXIT_INTERRUPTED if self._interrupted else EXIT_DONE if good and not self._unconfirmed else EXIT_FAILED
 
     def _where(self) -> str:
@@ -123,14 +127,7 @@ class Session:
             raise RequestError(f"sweep.name={name}: there is one already; go on with sweep.resume={name}, or choose another name")
         typed = [mask(one) for one in arguments]
         command = " ".join(["python -m runner -m", *typed])
-        return Sweep(root / name, name, now.isoformat(timespec="seconds"), command, typed, user=_user())
-
-    def _old(self, root: Path) -> Sweep:
-        name = str(self._config.sweep.resume)
-        known = folders.known(root.parent)
-        if name not in known:
-            raise RequestError(f"sweep.resume={name}: no such sweep under {root}; {nearest(name, known)}")
-        return folders.load(root / name)
+        return Sweep(root / name, name, now.isoformat(timespec="seconds"), command, typed, user=names.user())
 
     def _check_same(self, planned: Sequence[Planned]) -> None:
         """Refuse to go on with a sweep of other jobs."""
@@ -189,8 +186,8 @@ class Session:
                 self._sweep.folder, self._show, self._record.recorder, self._record.finisher, self._config.sweep.fail_fast
             )
         running = Running(self._sweep, self._config, self._show, self._record, offers, self._here)
-        with _on_signal(running.interrupt):
-            for result in running.run(todo):
+        with on_signal(running.interrupt):
+            for result in running.run():
                 self._results.append(result)
                 self._show.ended(result)
         self._bill += running.bill
@@ -210,21 +207,3 @@ class Session:
             return objective.value(planned.made.folder, planned.made.config.workload.objective), None
         except (JobError, RequestError) as error:
             return None, error
-
-
-@contextlib.contextmanager
-def _on_signal(act: Callable[[], None]) -> Iterator[None]:
-    """Have Ctrl-C, and being told to end, do this and nothing else: what runs is ended in order."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, lambda *_: act()) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _user() -> str:
-    from runner.launch import names
-
-    return names.user()
