@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from runner import projection
 from runner.errors import RequestError, nearest
 from runner.grid import NOT_AXES
 from runner.masking import mask
@@ -15,6 +16,8 @@ from runner.spec import AxisSpec, DecisionSpec, GpuSpec, ThresholdSpec
 if TYPE_CHECKING:
     from runner.config import CloudConfig, LaunchConfig, MeasureConfig, RunConfig, SweepConfig, WorkloadConfig
 
+AUTO, LINEUP = "auto", "lineup"
+"""The grids that stand for others: by the device, and the short one for a page over all workloads."""
 DISPLAYS = ("auto", "rich", "plain", "quiet", "jsonl")
 LAUNCH_MODES = ("auto", "local", "sky")
 OPTIMIZE = ("bill", "hourly")
@@ -154,12 +157,17 @@ def check_workload(workload: "WorkloadConfig", declared: set[str]) -> "WorkloadC
         raise RequestError(
             f"workload.name={workload.name}: expected letters, digits, '-', '_' and '.'; it names folders and MLflow runs"
         )
-    _choice("workload.mode", workload.mode, ("grid", "search"))
-    _choice("workload.grid", workload.grid, ("auto", *workload.grids))
+    _choice("workload.mode", workload.mode, ("grid", "search", projection.MODE))
+    if (workload.mode == projection.MODE) != (workload.module == projection.MODULE):
+        raise RequestError(
+            f"workload.mode={workload.mode}: the module {projection.MODULE} and mode={projection.MODE} need each other; "
+            "leave workload.mode as it is, or choose workload=roofline"
+        )
+    _choice("workload.grid", workload.grid, (AUTO, LINEUP, *(name for name in workload.grids if name != LINEUP)))
     for needed in ("full", "small"):
-        if workload.grid == "auto" and needed not in workload.grids:
+        if workload.grid in (AUTO, LINEUP) and needed not in workload.grids:
             raise RequestError(
-                f"workload.grids.{needed} is missing, and workload.grid=auto needs full and small; add it or name a grid"
+                f"workload.grids.{needed} is missing; workload.grid={workload.grid} needs full and small; add it or name a grid"
             )
     if not workload.variants or len(set(workload.variants)) < len(workload.variants):
         raise RequestError("workload.variants: expected at least one name, each once, as in workload.variants=[fp32,bf16]")

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.checks import AUTO, LINEUP, check_measure, check_run, check_workload
 from runner.checks import METRICS as METRICS
 from runner.checks import check_cloud as check_cloud
 from runner.checks import check_gpu as check_gpu
-from runner.checks import check_measure, check_run, check_workload
 from runner.checks import check_tracking_uri as check_tracking_uri
 from runner.errors import RequestError, nearest, one_line
 from runner.reported import Reported
@@ -63,9 +63,15 @@ class WorkloadConfig:
     overrides: dict[str, Any] = field(default_factory=dict)
 
     def blocks(self, device: str) -> dict[str, Any]:
-        """Return the blocks of the grid that is asked for; `auto` is the full one on `cuda`, the small one on `cpu`."""
-        name = ("full" if device == "cuda" else "small") if self.grid == "auto" else self.grid
-        return self.grids[name]
+        """Return the blocks of the grid that is asked for.
+
+        `auto` is the full one on `cuda`, `lineup` that of this name or else the full one; on `cpu` both are the small one.
+        """
+        if self.grid not in (AUTO, LINEUP):
+            return self.grids[self.grid]
+        if device != "cuda":
+            return self.grids["small"]
+        return self.grids[LINEUP if self.grid == LINEUP and LINEUP in self.grids else "full"]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from runner import __version__, code, gpus
+from runner import __version__, code, gpus, projection
 from runner.config import RunConfig
 from runner.errors import RequestError, one_line
 from runner.gpus import DetectedGpu
@@ -65,6 +65,8 @@ def make(
 
 def target(config: RunConfig, detected: Sequence[DetectedGpu], folders: Sequence[Path]) -> Target:
     """Decide where the job runs: the GPU that was asked for, or this machine's for `gpu=local`, else its CPU."""
+    if config.workload.mode == projection.MODE:  # arithmetic on datasheets: needs no GPU, and never rents one
+        return Target("cpu", None)
     if config.gpu is None:
         here = detected[0] if detected else None
         known = gpus.identify(here, gpus.load_specs(folders)) if here else None
@@ -107,13 +109,14 @@ def build_job(
     workload = config.workload
     path = code.locate(workload.module, folders)
     is_file = workload.module.endswith(".py")
-    if place.device == "cpu" and config.measure.timings not in (None, ["wall"]):
+    if place.device == "cpu" and workload.mode != projection.MODE and config.measure.timings not in (None, ["wall"]):
         raise RequestError("measure.timings: a CPU has no device clock; expected null or [wall]")
     variants = workload.variants
     cases = expand(workload.blocks(place.device), workload.axes, workload.overrides, config.measure.max_cases, variants)
     thresholds = [one for one in workload.thresholds if any(_bears_on(one, case) for case in cases)]
     _check_never(thresholds, cases)
-    if workload.mode == "search":
+    projected = _projected(config, cases, folders) if workload.mode == projection.MODE else None
+    if workload.mode in ("search", projection.MODE):
         cases = []
     elif all(case.variants for case in cases):
         variants = [one for one in variants if any(one in case.variants for case in cases)]
@@ -140,6 +143,7 @@ def build_job(
             **({"compositions": composed} if composed else {}),
             **({"figures": workload.figures} if workload.figures else {}),
             **({"reported": asdict(config.reported)} if config.reported else {}),
+            **({"projection": projected} if projected else {}),
         },
         provenance={
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -151,6 +155,14 @@ def build_job(
             "module_file": str(path) if is_file else None,
         },
     )
+
+
+def _projected(config: RunConfig, cases: Sequence[Case], folders: Sequence[Path]) -> dict[str, Any]:
+    """Return what is to be projected: these cases on the GPU that was asked for, on all that there are for `gpu=local`."""
+    from runner.projection import declared
+
+    sheets = {config.gpu_choice: config.gpu} if config.gpu else gpus.load_specs(folders)
+    return declared.derive(config.workload.params, cases, config.workload.variants, sheets)
 
 
 def _compositions(compositions: Mapping[str, list[str]], variants: Sequence[str]) -> dict[str, Any]:
@@ -229,6 +241,8 @@ def describe(plan: Plan) -> list[str]:
         f"workload   {job.workload}: {plan.config.workload.description or job.module}",
         f"cases      {len(job.cases)} ({_axes(job)}){own}"
         if job.mode == "grid"
+        else f"projects   from the datasheets of {', '.join(job.derive['projection']['gpus'])}; measures nothing"
+        if job.mode == projection.MODE
         else f"search     {job.search.budget_s:g} s a variant",
         *([f"fixed      {settings}"] if settings else []),
         f"variants   {', '.join(job.variants)}" + (f"; baseline {job.baseline}" if job.baseline else ""),

@@ -21,6 +21,9 @@ def opening(job: Mapping[str, Any]) -> str:
         if job.get("gpu")
         else {"cuda": "this machine's GPU", "cpu": "this machine's CPU"}.get(job["device"], "?")
     )
+    if job.get("mode") == "projection":
+        sheets = units.several(len(job["derive"]["projection"]["gpus"]), "datasheet")
+        return f"{job['workload']}: projected from {sheets}, nothing is measured"
     variants, cases = units.several(len(job["variants"]), "variant"), units.several(len(job["cases"]), "case")
     count = measurements(job)
     if job.get("mode") == "search":

@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        prices = dict(map(_price, options.price))
+        prices = dict(map(price, options.price))
         if options.out is None and len(options.folders) == 1 and is_sweep(options.folders[0]):
             merged = write(options.folders[0], not options.no_plots, prices)
         elif options.out is None:
@@ -48,7 +48,7 @@ def say(merged: Merged) -> int:
     return EXIT_DONE if merged.complete else EXIT_FAILED
 
 
-def _price(word: str) -> tuple[str, Price]:
+def price(word: str) -> tuple[str, Price]:
     """Read `GPU=USD`. Raises RequestError."""
     name, _, number = word.rpartition("=")
     try:

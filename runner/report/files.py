@@ -44,10 +44,18 @@ def write(folder: Path, plots: bool = True) -> Derived:
         if results.reported:
             data = asdict(results.reported)
             _replace(folder / "reported.yaml", lambda path: path.write_text(to_yaml(data)))
+        projected = ""
+        if results.job.get("mode") == "projection":
+            from runner.projection import declared, document, measured, page
+
+            given = declared.of_job(results.job)
+            content = document.as_dict(given, measured.remembered(folder), results)
+            projected = page.render(results, given, content)
+            _replace(folder / document.NAME, lambda path: path.write_text(to_yaml(content)))
         drawn = _plots(folder, results, found) if plots else []
         from runner.report.markdown import render  # after the plots: it links those that there are
 
-        text = render(results, found, answers, [path.relative_to(folder).as_posix() for path in drawn], rented)
+        text = render(results, found, answers, [path.relative_to(folder).as_posix() for path in drawn], rented, projected)
         _replace(folder / "report.md", lambda path: path.write_text(text))
     except OSError as error:
         raise RequestError(f"can't write to {folder}: {error.strerror}; make it writable or copy the run elsewhere") from error

@@ -22,14 +22,15 @@ def render(
     answers: Sequence[Answer],
     plots: Sequence[str],
     rental: Rental | None = None,
+    projected: str = "",
 ) -> str:
-    """Return the page; `plots` are paths relative to it, `rental` is what was rented for the run."""
+    """Return the page; `plots` are paths relative to it, `rental` is what was rented for the run, `projected` its projection."""
     parts = [
-        _head(results, answers, rental),
-        _thresholds(found),
-        _decisions(answers),
+        projected or _head(results, answers, rental),
+        of_thresholds(found),
+        of_decisions(answers),
         _search(results),
-        _tables(results),
+        tables(results),
         shares.section(results),
         _reported(results),
         troubles.section(results),
@@ -70,7 +71,8 @@ def _head(results: Results, answers: Sequence[Answer], rental: Rental | None) ->
     return "\n\n".join(filter(None, lines))
 
 
-def _thresholds(found: Sequence[Evidence]) -> str:
+def of_thresholds(found: Sequence[Evidence]) -> str:
+    """Return the section of what was derived, "" where nothing was declared."""
     if not found:
         return ""
     lines = ["## Thresholds", ""]
@@ -81,7 +83,8 @@ def _thresholds(found: Sequence[Evidence]) -> str:
     return "\n".join(lines)
 
 
-def _decisions(answers: Sequence[Answer]) -> str:
+def of_decisions(answers: Sequence[Answer]) -> str:
+    """Return the section of questions and answers, "" where there are none."""
     if not answers:
         return ""
     rows = ([answer.question, f"**{answer.answer}**", answer.reason] for answer in answers)
@@ -102,7 +105,7 @@ def _search(results: Results) -> str:
     return "\n".join(["## Search", "", *lines]) if lines else ""
 
 
-def _tables(results: Results) -> str:
+def tables(results: Results) -> str:
     """Return a table per series, cases against x downward and variants within."""
     series: dict[str, tuple[str, dict[str, Any], list[Event]]] = {}
     for event in results.measurements:
@@ -184,9 +187,9 @@ def _cells(event: Event, row: Mapping[str, Any], factor: float) -> list[str]:
         units.interval(row["latency_ms"], row["latency_low_ms"], row["latency_high_ms"]) + _if_noisy(event),
         _wall(row),
         units.speedup(event["speedup"]) if row["speedup"] is not None else "",
-        units.digits(tflops * factor) if tflops is not None else "",
-        units.digits(bandwidth) if bandwidth is not None else "",
-        *(f"{row[what]:.1f}" if row[what] is not None else "" for what in ("pct_of_peak", "pct_of_bandwidth")),
+        units.digits(tflops * factor) if tflops else "",
+        units.digits(bandwidth) if bandwidth else "",
+        *(f"{row[what]:.1f}" if row[what] else "" for what in ("pct_of_peak", "pct_of_bandwidth")),
     ]
 
 

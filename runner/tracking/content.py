@@ -193,6 +193,7 @@ def tags(event: Event, steps: Steps, more: Mapping[str, Any]) -> dict[str, str]:
         "workload": event["job"]["workload"],
         "steps": steps.note,
         "status": "running",
+        "kind": "projection" if event["job"].get("mode") == "projection" else None,
     }
     return as_tags(found | dict(more))
 

@@ -13,7 +13,7 @@ from runner.tracking.upload import State, load_state
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-ARTIFACTS = ("sweep.json", "thresholds.yaml", "decisions.yaml", "comparison.csv", "report.md", "worker.log")
+ARTIFACTS = ("sweep.json", "thresholds.yaml", "decisions.yaml", "comparison.csv", "report.md", "lineup.md", "worker.log")
 ENDED = {"complete": "FINISHED", "failed": "FAILED", "partial": "FAILED", "interrupted": "KILLED"}
 MAX_NOTE = 4500
 """Characters of the report that are shown on the run's page; MLflow takes 5,000 in a tag."""

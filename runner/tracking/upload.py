@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 NAME, LOCK = "mlflow.json", ".mlflow.lock"
 ARTIFACTS = (
     "job.json", "journal.jsonl", "thresholds.yaml", "decisions.yaml", "measurements.csv", "environment.json", "reported.yaml",
+    "projection.yaml", "measured.json",
     "report.md", "worker.log", "launch.json", "task.yaml", "provision.log", "node.log", "teardown.log",
 )  # fmt: skip
 BATCH_METRICS, BATCH_OTHERS = 1000, 100
