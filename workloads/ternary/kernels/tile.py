@@ -1,0 +1,55 @@
+"""Several rows of activations: a matrix product for each two bits of the bytes, summed in one accumulator.
+
+The weights are the left operand: unpacked from registers to registers, they need not pass through shared memory. Programs that
+follow each other share the activations.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from workloads.ternary.kernels.codes import column, multiple, numbers
+from workloads.ternary.kernels.plan import Plan
+
+STAGES = 3
+"""Steps whose loads are under way: 72 KiB of shared memory at the most before SM 9.0, where some GPUs have no more than 99."""
+
+
+@triton.jit
+def _tile(
+    x, weights, row_scales, output, m, n, columns, row_bytes, depth, factor,
+    FEATURES: tl.constexpr, TOKENS: tl.constexpr, WIDTH: tl.constexpr, SUM: tl.constexpr,
+):  # fmt: skip
+    """A tile of outputs from `depth` bytes of each weight row, summed in the type SUM; `output` is [splits, m, n]."""
+    feature = tl.program_id(0) * FEATURES + tl.arange(0, FEATURES)
+    token = (tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)).to(tl.int64)
+    first = tl.program_id(2) * depth
+    row = feature.to(tl.int64)[:, None] * row_bytes
+    sums = tl.zeros([FEATURES, TOKENS], dtype=SUM)
+    for start in range(first, tl.minimum(first + depth, row_bytes), WIDTH):
+        byte = start + tl.arange(0, WIDTH)
+        there = (feature < n)[:, None] & (byte < row_bytes)[None, :]
+        packed = tl.load(weights + row + byte[None, :], mask=there, other=0)
+        for plane in tl.static_range(4):
+            k = column(byte, plane)
+            seen = (k < columns)[:, None] & (token < m)[None, :]
+            values = tl.load(x + token[None, :] * columns + k[:, None], mask=seen, other=0)
+            unpacked = numbers(packed, plane, x.dtype.element_ty)
+            sums = tl.dot(unpacked, values, sums, input_precision="ieee", out_dtype=SUM)
+    result = sums.to(tl.float32) * factor
+    if row_scales is not None:
+        result *= tl.load(row_scales + token, mask=token < m, other=0.0)[None, :]
+    place = (tl.program_id(2).to(tl.int64) * m + token[None, :]) * n + feature[:, None]
+    fits = (feature < n)[:, None] & (token < m)[None, :]
+    tl.store(output + place, result.to(output.dtype.element_ty), mask=fits)
+
+
+def tile(x: Tensor, packed: Tensor, scale: float, row_scales: Tensor | None, output: Tensor, plan: Plan) -> None:
+    """Write x W^T * scale, or what each split of the plan adds to it, into `output` [splits, m, n]."""
+    (m, k), (n, row_bytes) = x.shape, packed.shape
+    _tile[(triton.cdiv(n, plan.features), triton.cdiv(m, plan.tokens), plan.splits)](
+        x, packed, row_scales, output, m, n, k, row_bytes, plan.depth, scale / multiple(x.dtype),
+        FEATURES=plan.features, TOKENS=plan.tokens, WIDTH=plan.width, SUM=tl.int32 if x.dtype == torch.int8 else tl.float32,
+        num_warps=plan.num_warps, num_stages=STAGES,
+    )  # fmt: skip

@@ -1,0 +1,75 @@
+"""Weights packed: four a byte, which Triton kernels compute on; five a byte, unpacked for a dense matmul in each call."""
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from runner.worker.workload import Incorrect, Unsupported, Variant
+from workloads.ternary.forms import form, linear
+from workloads.ternary.packing import pack2bit, pack5, trits, unpack2bit, unpack5
+
+INTERPRETED_PROCESSORS = 8
+
+
+def check_triton(device: torch.device) -> None:
+    """Raise Unsupported where the Triton kernels can't run."""
+    try:
+        import triton  # noqa: F401
+    except ImportError as error:
+        raise Unsupported("Triton isn't installed here: pip install triton") from error
+    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise Unsupported("Triton kernels need a GPU (TRITON_INTERPRET=1 interprets them on a CPU, for tests); use packed5")
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
+        raise Unsupported("these Triton kernels need SM 8.0 or newer; use packed5")
+
+
+def _same_weights(unpacked: Tensor, weights: Tensor) -> None:
+    """Raise Incorrect where packing lost something: the bytes that are counted must hold the weights."""
+    if not torch.equal(unpacked.to(torch.int8), weights):
+        raise Incorrect("the packed weights don't unpack to the weights of the layer")
+
+
+def _two_bits(x: Tensor, weights: Tensor, scale: Tensor) -> tuple[Any, ...]:
+    check_triton(x.device)
+    from workloads.ternary import kernels
+
+    packed = pack2bit(weights)
+    _same_weights(unpack2bit(packed, weights.shape[1]), weights)
+    processors = INTERPRETED_PROCESSORS
+    if x.device.type == "cuda":
+        processors = torch.cuda.get_device_properties(x.device).multi_processor_count
+    n, row_bytes = packed.shape
+    return x.to(torch.bfloat16), packed, float(scale), kernels.plan(x.shape[0], n, row_bytes, processors)
+
+
+def _packed2bit(x: Tensor, packed: Tensor, scale: float, plan: Any) -> Tensor:
+    from workloads.ternary import kernels
+
+    return kernels.layer(x, packed, scale, plan, x.dtype)
+
+
+def _packed2bit_int8(x: Tensor, packed: Tensor, scale: float, plan: Any) -> Tensor:
+    """Activations come in 16 bits and are rounded to int8 here: that is in the time."""
+    from workloads.ternary import kernels
+
+    rounded, row_scales = kernels.int8_rows(x)
+    return kernels.layer(rounded, packed, scale, plan, x.dtype, row_scales)
+
+
+def _five(x: Tensor, weights: Tensor, scale: Tensor) -> tuple[Any, ...]:
+    packed, table = pack5(weights), trits(torch.bfloat16, weights.device)
+    _same_weights(unpack5(packed, table, weights.shape[1]), weights)
+    return x.to(torch.bfloat16), packed, float(scale), table
+
+
+def _packed5(x: Tensor, packed: Tensor, scale: float, table: Tensor) -> Tensor:
+    return linear(x, unpack5(packed, table, x.shape[1]), scale)
+
+
+VARIANTS: dict[str, Variant] = {
+    "packed2bit": form(_packed2bit, _two_bits, "bf16", "packed2bit"),
+    "packed2bit_int8": form(_packed2bit_int8, _two_bits, "int8", "packed2bit"),
+    "packed5": form(_packed5, _five, "bf16", "packed5"),
+}
