@@ -23,8 +23,7 @@ from runner.spec import Case
 from tests.jobs import ROOT
 from workloads.nsa.geometry import Geometry
 
-GPUS = sorted({path.stem for path in (conf_dir() / "gpu").glob("*.yaml")} - {"local"})
-MAIN = ["matmul", "nsa_decode", "nsa_prefill", "fa2_thresholds"]
+WORKLOADS = sorted(path.stem for path in (conf_dir() / "workload").glob("*.yaml"))
 CARD = ["inspect", "matmul"]
 
 
@@ -39,13 +38,13 @@ class Expected:
 
 EXPECTED = {
     "decode_4090_report": Expected(["local"], ["nsa_decode"], "decode_4090"),
-    "gpu_lineup": Expected(GPUS, MAIN),
+    "gpu_lineup": Expected(["local"], WORKLOADS),
     "h200_ceilings": Expected(["h200"], ["matmul"]),
-    "kernels_3090_report": Expected(["3090"], CARD, "kernels_3090"),
+    "kernels_3090_report": Expected(["3090"], [*CARD, "kernels", "collectives", "roofline"], "kernels_3090"),
     "m4_decision": Expected(["local"], ["nsa_decode"]),
     "nsa_4090_report": Expected(["local"], ["nsa_prefill"], "nsa_4090"),
-    "runpod_4090_report": Expected(["4090"], CARD, "runpod_4090"),
-    "runpod_direct_report": Expected(["4090", "3090"], CARD, "runpod_direct"),
+    "runpod_4090_report": Expected(["4090"], [*CARD, "ternary", "bitnet", "analogies"], "runpod_4090"),
+    "runpod_direct_report": Expected(["4090", "3090"], [*CARD, "ternary", "ternary_noise", "hash_rate", "bitnet"], "runpod_direct"),
 }
 FILES = sorted(path.stem for path in (conf_dir() / "experiment").glob("*.yaml"))
 REPORTED = sorted(path.stem for path in (conf_dir() / "reported").glob("*.yaml"))
@@ -75,11 +74,9 @@ def overrides_of(name: str) -> list[list[str]]:
 
 @cache
 def plans(name: str) -> list[plan.Plan]:
-    """Return the plans of an experiment's jobs, for a machine without GPUs; of a large sweep, each GPU with one workload."""
-    jobs, width = overrides_of(name), len(EXPECTED[name].workloads)
-    some = jobs if len(jobs) <= 8 else [jobs[row * width + row % width] for row in range(len(jobs) // width)]
+    """Return the plans of an experiment's jobs, for a machine without GPUs."""
     found = []
-    for overrides in some:
+    for overrides in overrides_of(name):
         composed = compose([*overrides, "launch.dry_run=true"])
         found.append(plan.make(composed.config, composed.folders, composed.overrides, detected=()))
     return found
@@ -98,7 +95,8 @@ def jobs_on_a_gpu(name: str) -> list[Job]:
 def test_an_experiment_asks_for_the_jobs_that_it_is_about(name: str) -> None:
     assert name in EXPECTED, f"say in EXPECTED what conf/experiment/{name}.yaml is about"
     expected, typed = EXPECTED[name], f"experiment={name}"
-    every = [[f"gpu={gpu}", f"workload={workload}", typed] for gpu in expected.gpus for workload in expected.workloads]
+    gpus = [[]] if expected.gpus == ["local"] else [[f"gpu={gpu}"] for gpu in expected.gpus]
+    every = [[*gpu, f"workload={workload}", typed] for gpu in gpus for workload in expected.workloads]
     assert overrides_of(name) == (every if len(every) > 1 else [[typed]])
 
 
