@@ -246,3 +246,18 @@ def test_every_metric_that_a_config_may_name_can_be_answered() -> None:
     from runner.config import METRICS
 
     assert set(METRICS) == set(metrics.METRICS)
+
+
+@pytest.mark.parametrize(
+    ("metric", "answer"), [("accuracy", "yes"), ("throughput_rows_per_s", "undecided"), ("no_such", "undecided")]
+)
+def test_a_figure_is_as_true_for_noisy_times_as_for_steady_ones_and_a_rate_is_not(metric, answer):
+    events = run().events()
+    for event in events:
+        if event["event"] == "measurement":
+            event |= {"status": "noisy", "figures": {"accuracy": {"value": 0.9, "low": 0.85, "high": 0.95}}}
+            event["rates"]["per_second"] = {"throughput_rows_per_s": 1e6}
+    found = decisions.derive(DecisionSpec("k", "Is it?", metric, "bf16", 0.8), results.from_events(events))
+    assert found.answer == answer
+    if answer == "yes":
+        assert "accuracy 0.900 [0.850, 0.950] at n = 256" in found.reason

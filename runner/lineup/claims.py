@@ -112,6 +112,8 @@ def judge(claim: Claim, runs: Sequence[Results]) -> Verdict:
         what = test.threshold or test.decision or f"`{test.variant}`" + (f" at {plain(test.case)}" if test.case else "")
         return Verdict(claim, NOT_HERE, "", f"{what} is not in the runs of `{test.workload}` here")
     verdict, here, reason = found[-1]
+    given = ", ".join(f"{name} {Path(str(own[-1].job['params'][name])).name}" for name in test.needs)
+    here += f" ({given})" if given and here else ""
     name = str(own[-1].device.get("name"))
     if claim.device and not re.search(claim.device, name) and verdict != NOT_HERE:
         return Verdict(claim, NOT_HERE, here, f"it is about another device ({_readable(claim.device)})")
