@@ -17,16 +17,17 @@ from runner.worker.timers import Call
 KEPT = 8
 
 
-def kernels(call: Call, device: Device) -> list[str] | None:
+def kernels(call: Call, device: Device, capturable: bool = True) -> list[str] | None:
     """Return the names of what one call ran, in order, each once and at most eight; None where that can't be told.
 
     On a GPU the call is captured into a CUDA graph and the graph's kernel nodes are listed: the profiler would do too, but
     it stays attached to the process and slows later launches. On a CPU, and for what can't be captured, the operators are
     listed as they are dispatched; where something was compiled, which a dispatch mode would break, the profiler lists them.
+    A call that is not `capturable` must not be captured.
     """
     found: list[str] = []
     try:
-        if device.torch_device.type == "cuda":
+        if device.torch_device.type == "cuda" and capturable:
             found = _captured(call)
     except (RuntimeError, OSError):
         torch.cuda.synchronize()

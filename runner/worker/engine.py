@@ -204,7 +204,7 @@ class Engine:
         call = lambda: variant.run(*prepared)  # noqa: E731 - a name for the profiler's argument
         ran, profile = None, None
         if failure is None:
-            ran = backend.kernels(call, self.device)
+            ran = backend.kernels(call, self.device, variant.capturable)
             profile = calls.profile(call, self.device, self.policy.warmup, first_ms)
         for kept, used in zip(before, tensors(inputs), strict=True):
             if not torch.equal(kept, used):
