@@ -1,4 +1,7 @@
-"""comparison.csv: one row per measurement over all runs, units in the names, empty where there is no such figure."""
+"""comparison.csv: one row per measurement over all runs, units in the names, empty where there is no such figure.
+
+The workloads' own figures come last.
+"""
 
 import csv
 import json
@@ -29,13 +32,16 @@ class Spool:
         self._file = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - it lives as long as the spool
         self._axes: set[str] = set()
         self._known: set[int] = set()
+        self._own: dict[str, None] = {}
 
     def add(self, place: int, cell: Cell, uuid: str, row: Mapping[str, Any]) -> None:
         """Take one measurement, in the order of the cells."""
         if id(cell.case) not in self._known:  # equal cases are one object
             self._known.add(id(cell.case))
             self._axes |= cell.case.keys()
-        self._file.write(json.dumps([place, uuid, *(row[column] for column in COLUMNS)]) + "\n")
+        own = {name: value for name, value in row.items() if name not in COLUMNS}
+        self._own |= dict.fromkeys(own)
+        self._file.write(json.dumps([place, uuid, own, *(row[column] for column in COLUMNS)]) + "\n")
 
     def write(self, path: Path, read: Read) -> None:
         """Write the CSV, whole or not at all; `read` are the runs and cells whose rows were added. Raises OSError."""
@@ -46,7 +52,7 @@ class Spool:
         try:
             with open(beside, "w", newline="", encoding="utf-8") as file:
                 writer = csv.writer(file, lineterminator="\n")
-                writer.writerow([*FIRST, *columns.values(), *WHAT, *COLUMNS, *DERIVED])
+                writer.writerow([*FIRST, *columns.values(), *WHAT, *COLUMNS, *DERIVED, *self._own])
                 writer.writerows(self._rows(read, list(columns)))
             os.replace(beside, path)
         finally:
@@ -60,7 +66,7 @@ class Spool:
         self._file.seek(0)
         firsts: dict[int, list[Any]] = {}
         for cell, line in zip(read.cells, self._file, strict=True):
-            place, uuid, *figures = json.loads(line)
+            place, uuid, own, *figures = json.loads(line)
             run = read.runs[place]
             if place not in firsts:
                 firsts[place] = _first(run)
@@ -72,6 +78,7 @@ class Spool:
                 prices.usd_per_million_calls(cell.latency_ms, run.price),
                 prices.tflops_per_usd_hour(cell.tflops, run.price),
                 prices.gflops_per_watt(cell.ops, cell.energy_mj),
+                *(own.get(name) for name in self._own),
             ]
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from runner import composition, decisions, journal, rental, thresholds
+from runner import composition, decisions, figures, journal, rental, thresholds
 from runner.errors import RequestError, one_line
 from runner.journal import Event, case_key
 from runner.merged.facts import Answered, Case, Cell, Declared, Point, Price, Read, Run
@@ -18,7 +18,7 @@ DAMAGED = (RequestError, ValueError, TypeError, KeyError, AttributeError)
 """What reading files of another version, or ones that were edited, may end in: one such run must not lose the others."""
 
 Sink = Callable[[int, Cell, str, Mapping[str, Any]], None]
-"""Takes each measurement as it is read: its run's place, its cell, its GPU's UUID, and the figures of `runner.report.table`."""
+"""Takes each measurement as it is read: its run's place, its cell, its GPU's UUID, and its figures by their columns' names."""
 
 
 class Reader:
@@ -48,7 +48,7 @@ class Reader:
                     row = flat(event)
                     # Against a baseline that does what a whole does, a stage's speedup says nothing.
                     ratio = {} if event["variant"] in stages else row
-                    rows.append((self._cell(place, device or run.name, event, row, ratio), uuid, row))
+                    rows.append((self._cell(place, device or run.name, event, row, ratio), uuid, row | figures.columns(event)))
         except (*DAMAGED, OSError) as error:
             # A bare KeyError says but a key.
             said = f"{error}" if isinstance(error, RequestError | OSError) else f"{type(error).__name__}: {error}"
