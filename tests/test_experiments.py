@@ -205,8 +205,6 @@ def test_each_figure_is_of_a_metric_that_a_report_has_for_it(name: str) -> None:
         (job, *_) = (job for job in jobs if fitting(figure, job))
         own = {*job.derive.get("figures", {}), *(COUNTERS if job.module.startswith("workloads.nsa") else ())}
         known = {*COLUMNS} - NO_NUMBERS | own
-            COUNTERS if job.module.startswith("workloads.nsa") else set()
-        )
         assert figure.metric in known
         if figure.metric.startswith("speedup"):
             (case,) = fitting(figure, job)
