@@ -45,9 +45,7 @@ EXPECTED = {
     "m4_decision": Expected(["local"], ["nsa_decode"]),
     "nsa_4090_report": Expected(["local"], ["nsa_prefill"], "nsa_4090"),
     "runpod_4090_report": Expected(["4090"], [*CARD, "ternary", "bitnet", "analogies"], "runpod_4090"),
-    "runpod_direct_report": Expected(
-        ["4090", "3090"], DIRECT, "runpod_direct"
-    ),
+    "runpod_direct_report": Expected(["4090", "3090"], DIRECT, "runpod_direct"),
 }
 FILES = sorted(path.stem for path in (conf_dir() / "experiment").glob("*.yaml"))
 REPORTED = sorted(path.stem for path in (conf_dir() / "reported").glob("*.yaml"))
