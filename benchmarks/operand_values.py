@@ -2,10 +2,10 @@
 
     PYTHONPATH=. python benchmarks/operand_values.py --out docs/results/h200/operand_values.json
 
-16,384 rows through a 4096 x 4096 layer, in fp16, bf16 and int8. A board at its power limit lowers its clock, and how much power a product
-takes depends on how many bits change: zeros and ones are cheaper than normal values. Each kind is run until the board has settled, then
-timed back to back, by turns, `--rounds` times: medians of single calls by CUDA events, with the clock and power meanwhile.
-Needs a CUDA GPU.
+16,384 rows through a 4096 x 4096 layer, in fp16, bf16 and int8. A board at its power limit lowers its clock, and how much power a
+product takes depends on how many bits change: zeros and ones are cheaper than normal values. Each kind is run until the board has
+settled, then timed back to back, by turns, `--rounds` times: medians of single calls by CUDA events, with the clock and power
+meanwhile. Needs a CUDA GPU.
 """
 
 import argparse
