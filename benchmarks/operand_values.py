@@ -9,6 +9,7 @@ meanwhile. Needs a CUDA GPU.
 """
 
 import argparse
+import itertools
 import json
 import sys
 import time
@@ -56,7 +57,7 @@ def timed(call: Callable[[], Any]) -> list[float]:
         call()
     marks[-1].record()
     torch.cuda.synchronize()
-    return [before.elapsed_time(after) for before, after in zip(marks, marks[1:], strict=False)]
+    return [before.elapsed_time(after) for before, after in itertools.pairwise(marks)]
 
 
 def main() -> int:

@@ -156,3 +156,23 @@ def test_no_run_no_page(tmp_path: Path, capsys):
     (tmp_path / "job.json").write_text("{}")
     assert main([str(tmp_path), "--out", str(tmp_path / "page")]) == 2
     assert "none of these runs" in capsys.readouterr().err
+
+
+def test_a_variant_is_usable_where_no_case_of_it_was_wrong():
+    run = results.read(REAL / "matmul")
+    claim = Claim("", "", "", Question("matmul", "bf16", usable=True))
+    assert judge(claim, [run]).verdict == HOLDS
+    run.measurements[1 if run.measurements[1]["variant"] == "bf16" else 3] |= {
+        "variant": "bf16",
+        "status": "incorrect",
+        "reason": "r",
+    }
+    assert judge(claim, [run]).verdict == FAILS
+
+
+def test_the_page_of_claims_is_what_the_committed_runs_say():
+    """docs/claims.md holds the output of `--claims` over these runs, later ones winning."""
+    first = [REAL / name for name in ("decode_4090_report", "nsa_4090_report", "fa2_thresholds")]
+    last = [REAL / name for name in ("collectives", "hash_rate", "ternary_sustained", "analogies_glove_50d")]
+    folders = [*first, *sorted(path for path in (REAL / "lineup").iterdir() if path.is_dir()), *last]
+    assert lineup.verdicts(folders) in (ROOT / "docs" / "claims.md").read_text()

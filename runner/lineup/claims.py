@@ -26,8 +26,8 @@ class Question:
     `metric` is a column of measurements.csv, a counter, or one of the workload's own figures; `speedup` is over the variant
     `over`, else over the run's baseline. `threshold` and `decision` name a derived value instead. The claim holds where the
     value is `at_least`, `at_most`, or `about` (within `within`, a fraction), or where the decision's answer is `answer`.
-    `usable` asks only whether the variant was right: that it was measured at all. `needs` are params of the workload without
-    which a run says nothing of the claim, such as the path of real data.
+    `usable` asks only whether the variant was right in all cases: that it was measured at all. `needs` are params of the
+    workload without which a run says nothing of the claim, such as the path of real data.
     """
 
     workload: str
@@ -129,6 +129,9 @@ def _answer(test: Question, run: Results) -> tuple[str, str, str] | None:
     fits = [
         event for event in run.measurements if event["variant"] == test.variant and test.case.items() <= event["case"].items()
     ]
+    if test.usable:
+        # one wrong case refutes it, one that could not be run leaves it open
+        fits.sort(key=lambda event: (event["status"] not in MEASURED) + (event["status"] == "incorrect"))
     return _of_measurement(test, fits[-1], run) if fits else None
 
 
@@ -138,7 +141,8 @@ def _of_measurement(test: Question, event: Event, run: Results) -> tuple[str, st
         known = {"incorrect": FAILS}.get(event["status"], NOT_HERE)
         return known, f"`{test.variant}` is *{event['status']}* at {at}", str(event.get("reason") or "")
     if test.usable:
-        return HOLDS, f"`{test.variant}` was checked and timed at {at}", ""
+        count = sum(one["variant"] == test.variant for one in run.measurements)
+        return HOLDS, f"`{test.variant}` was checked and timed in {units.several(count, 'case')}", ""
     if test.over:
         return _of_ratio(test, event, run, at)
     row = flat(event) | (event.get("counters") or {}) | figures.columns(event)

@@ -159,11 +159,16 @@ def _figures(results: Results, events: Sequence[Event]) -> dict[str, list[str]]:
 def _figure(found: Interval | None) -> str:
     if found is None or math.isnan(found.value):
         return ""
-    value, low, high = (
-        f"{one:.2e}" if 0 < abs(one) < 1e-3 else f"{one}" if math.isnan(one) else units.digits(one)
-        for one in (found.value, found.low, found.high)
-    )
-    return f"{value} [{low}, {high}]" if not math.isnan(found.low) else value
+    if math.isnan(found.low):
+        return _plain(found.value)
+    return f"{_plain(found.value)} [{_plain(found.low)}, {_plain(found.high)}]"
+
+
+def _plain(value: float) -> str:
+    """Write a figure of any size: `0.981`, `2.40e-07`, `24.5 M`."""
+    if abs(value) >= 1e5:
+        return f"{units.digits(value / 1e6)} M"
+    return f"{value:.2e}" if 0 < abs(value) < 1e-3 else units.digits(value)
 
 
 def _primary(results: Results) -> str:
