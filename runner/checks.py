@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from runner import projection
 from runner.errors import RequestError, nearest
+from runner.fields import COLUMNS
 from runner.grid import NOT_AXES
 from runner.masking import mask
 from runner.reported import check as check_reported
@@ -181,9 +182,10 @@ def check_workload(workload: "WorkloadConfig", declared: set[str]) -> "WorkloadC
     for axis in workload.axes:
         _check_axis(axis, workload.axes)
     for name in workload.figures:
-        if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in METRICS:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in (*METRICS, *COLUMNS) or name.endswith(("_low", "_high")):
             raise RequestError(
-                f"workload.figures.{name}: expected a name of its own in small letters, digits and '_', as in accuracy"
+                f"workload.figures.{name}: expected a name of its own in small letters, digits and '_', without _low or _high "
+                "behind it, as in accuracy"
             )
     _within("workload.search.budget_s", workload.search.budget_s, 0, 1e6)
     _within("workload.search.finalists", workload.search.finalists, 1, 1000, exclusive=False)

@@ -13,11 +13,16 @@ def of(event: Event) -> dict[str, Interval]:
     found = {
         name: Interval(*map(_number, (one["value"], one["low"], one["high"]))) for name, one in _part(event, "figures").items()
     }
-    time = _part(event, "statistics")
-    for name, rate in _part(_part(event, "rates"), "per_second").items():
-        # a rate is an amount over the latency, so its interval is the latency's, turned over
-        found[name] = Interval(rate, *(rate * time["median_ms"] / time[end] for end in ("ci_high_ms", "ci_low_ms")))
+    rates = _part(event, "rates")
+    own = _part(_part(_part(event, "also"), rates.get("by", "")), "statistics") or _part(event, "statistics")
+    for name, rate in _part(rates, "per_second").items():
+        found[name] = turned(rate, own)
     return found
+
+
+def turned(rate: float, time: Mapping[str, float]) -> Interval:
+    """Return a rate with its interval: it is an amount over a time, so its interval is that of the time, turned over."""
+    return Interval(rate, *(rate * time["median_ms"] / time[end] for end in ("ci_high_ms", "ci_low_ms")))
 
 
 def columns(event: Event) -> dict[str, float | None]:

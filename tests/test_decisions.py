@@ -261,3 +261,9 @@ def test_a_figure_is_as_true_for_noisy_times_as_for_steady_ones_and_a_rate_is_no
     assert found.answer == answer
     if answer == "yes":
         assert "accuracy 0.900 [0.850, 0.950] at n = 256" in found.reason
+
+
+def test_a_variant_that_is_wrong_everywhere_is_a_no_and_one_that_can_run_nowhere_is_undecided():
+    for status, answer in (("incorrect", "no"), ("unsupported", "undecided")):
+        broken = run(statuses=lambda case, variant, status=status: (status, "why") if variant == "bf16" else None)
+        assert ask(broken, 1.1).answer == answer

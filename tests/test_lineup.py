@@ -131,7 +131,7 @@ def test_the_page_has_hardware_tables_money_and_claims_and_is_the_same_twice(tmp
     order = [
         "# NVIDIA H200, measured", "## Hardware against the datasheet", "| fp16, TFLOPS: highest measured | 989 | 784, 79% |",
         "## inspect", "## matmul", "#### Thresholds", "## Cost and energy", "## What it cost", "an hour, modal",
-        "## What was claimed", "**does not hold**", "## How to reproduce",
+        "## What was claimed", "another device (RTX 4090)", "## How to reproduce",
     ]  # fmt: skip
     places = [text.find(part) for part in order]
     assert -1 not in places
@@ -176,3 +176,27 @@ def test_the_page_of_claims_is_what_the_committed_runs_say():
     last = [REAL / name for name in ("collectives", "hash_rate", "ternary_sustained", "analogies_glove_50d")]
     folders = [*first, *sorted(path for path in (REAL / "lineup").iterdir() if path.is_dir()), *last]
     assert lineup.verdicts(folders) in (ROOT / "docs" / "claims.md").read_text()
+
+
+def test_a_run_that_could_not_tell_takes_no_verdict_back():
+    asked = Claim("", "", "", Question("matmul", "bf16", usable=True))
+    good, wrong, unable = (results.read(REAL / "matmul") for _ in range(3))
+    for run, status in ((wrong, "incorrect"), (unable, "unsupported")):
+        for event in run.measurements:
+            if event["variant"] == "bf16":
+                event |= {"status": status, "reason": "r"}
+    assert judge(asked, [good, unable]).verdict == judge(asked, [unable, good]).verdict == HOLDS
+    assert judge(asked, [wrong, unable]).verdict == judge(asked, [wrong, good]).verdict == FAILS
+
+
+def test_a_rate_has_the_interval_of_its_time():
+    found = judge(
+        Claim("", "", "", Question("matmul", "fp16", "throughput_tflops", case=CASE, at_least=1)), [results.read(REAL / "matmul")]
+    )
+    assert " [" in found.here
+
+
+def test_a_claim_about_these_very_questions_is_judged_by_its_value():
+    sure, exact = ({"at_least": 1.19}, {"at_least": 1.18, "exact": True, "over": "", "metric": "throughput_tflops"})
+    assert verdict(**sure) == OPEN
+    assert verdict(**exact) == HOLDS

@@ -37,10 +37,14 @@ class Found:
 
 @dataclass(frozen=True)
 class Row:
-    """One case: what was found for each metric, the main one first. Yes needs all of them, one no is enough for no."""
+    """One case: what was found for each metric, the main one first. Yes needs all of them, one no is enough for no.
+
+    It is `refuted` where the variant was wrong, and not merely without a time.
+    """
 
     axes: Mapping[str, Any]
     found: list[Found]
+    refuted: bool = False
 
     @property
     def answer(self) -> str:
@@ -178,7 +182,8 @@ def _row(
         reason = f"{spec.variant} was not measured" if event is None else f"{spec.variant} {status}"
         note = reason + (f" ({event['reason']})" if event and event.get("reason") else "")
         answer = "no" if status in UNFIT else "undecided"
-        return Row(axes, [Found(metric, bound, None, answer, note) for metric, bound in spec.bounds.items()])
+        found = [Found(metric, bound, None, answer, note) for metric, bound in spec.bounds.items()]
+        return Row(axes, found, refuted=status == "incorrect")
     found = []
     for metric, bound in spec.bounds.items():
         interval, note = metrics.value(metric, event, measured, baseline, spec.parts, confidence)
@@ -196,7 +201,7 @@ def _answer(spec: DecisionSpec, rows: list[Row], settings: Mapping[str, Any]) ->
     """Return the answer and why; cases are named without the job's `settings`."""
     if not rows:
         return "undecided", "no case of this run is asked about" + (f" ({plain(spec.where)})" if spec.where else "")
-    if all(one.interval is None for row in rows for one in row.found):
+    if all(one.interval is None for row in rows for one in row.found) and not any(row.refuted for row in rows):
         return "undecided", rows[0].note
     says = {answer: [row for row in rows if row.answer == answer] for answer in ("yes", "no", "undecided")}
     order = ("yes", "undecided", "no") if spec.over == "any" else ("no", "undecided", "yes")

@@ -61,10 +61,7 @@ def _rate(metric: str, event: Event) -> Value:
     rate = (event.get("rates") or {}).get(metric)
     if rate is None:
         return None, "no datasheet figure to hold it against" if metric.startswith("pct") else f"no {metric} declared"
-    # A rate is a constant over the latency, so its interval is the latency's, turned over.
-    time = event["statistics"]
-    constant = rate * time["median_ms"]
-    return Interval(rate, constant / time["ci_high_ms"], constant / time["ci_low_ms"]), ""
+    return figures.turned(rate, event["statistics"]), ""
 
 
 def _of_parts(

@@ -17,6 +17,15 @@ from runner.schema import read
 FOLDER = Path(__file__).with_name("claims")
 
 HOLDS, FAILS, OPEN, NOT_HERE = "holds", "does not hold", "undecided", "not measurable here"
+TELLING = (NOT_HERE, OPEN, HOLDS, FAILS)
+"""What says more comes later."""
+RATES = {
+    "throughput_tflops": "tflops",
+    "bandwidth_gbps": "bandwidth_gbps",
+    "pct_of_peak": "pct_of_peak",
+    "pct_of_bandwidth": "pct_of_bandwidth",
+}
+"""Columns that are an amount over the latency, by their names in the journal."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +34,8 @@ class Question:
 
     `metric` is a column of measurements.csv, a counter, or one of the workload's own figures; `speedup` is over the variant
     `over`, else over the run's baseline. `threshold` and `decision` name a derived value instead. The claim holds where the
-    value is `at_least`, `at_most`, or `about` (within `within`, a fraction), or where the decision's answer is `answer`.
+    value is `at_least`, `at_most`, or `about` (within `within`, a fraction), or where the decision's answer is `answer`;
+    `exact` takes the value itself and not its interval, for what is said of these very cases.
     `usable` asks only whether the variant was right in all cases: that it was measured at all. `needs` are params of the
     workload without which a run says nothing of the claim, such as the path of real data.
     """
@@ -43,6 +53,7 @@ class Question:
     within: float = 0.05
     answer: str = ""
     usable: bool = False
+    exact: bool = False
     needs: list[str] = field(default_factory=list)
 
 
@@ -98,7 +109,7 @@ def load(folder: Path = FOLDER) -> list[Report]:
 
 
 def judge(claim: Claim, runs: Sequence[Results]) -> Verdict:
-    """Hold a claim against runs of one machine; of several that fit, the last counts."""
+    """Hold a claim against runs of one machine; of several that can tell, one that refutes it counts, else the last."""
     test = claim.test
     if test is None:
         return Verdict(claim, NOT_HERE, "", claim.instead)
@@ -107,15 +118,15 @@ def judge(claim: Claim, runs: Sequence[Results]) -> Verdict:
         return Verdict(claim, NOT_HERE, "", f"no run of `{test.workload}` here")
     if not (own := [run for run in own if all(run.job["params"].get(name) is not None for name in test.needs)]):
         return Verdict(claim, NOT_HERE, "", f"it takes {' and '.join(f'workload.params.{name}' for name in test.needs)}")
-    found = [one for run in own if (one := _answer(test, run))]
+    found = [(run, one) for run in own if (one := _answer(test, run))]
     if not found:
         what = test.threshold or test.decision or f"`{test.variant}`" + (f" at {plain(test.case)}" if test.case else "")
         return Verdict(claim, NOT_HERE, "", f"{what} is not in the runs of `{test.workload}` here")
-    verdict, here, reason = found[-1]
-    given = ", ".join(f"{name} {Path(str(own[-1].job['params'][name])).name}" for name in test.needs)
+    # a run that could not tell takes nothing back
+    run, (verdict, here, reason) = max(reversed(found), key=lambda one: TELLING.index(one[1][0]))
+    given = ", ".join(f"{name} {Path(str(run.job['params'][name])).name}" for name in test.needs)
     here += f" ({given})" if given and here else ""
-    name = str(own[-1].device.get("name"))
-    if claim.device and not re.search(claim.device, name) and verdict != NOT_HERE:
+    if claim.device and not re.search(claim.device, str(run.device.get("name"))) and verdict != NOT_HERE:
         return Verdict(claim, NOT_HERE, here, f"it is about another device ({_readable(claim.device)})")
     return Verdict(claim, verdict, here, reason)
 
@@ -141,19 +152,23 @@ def _of_measurement(test: Question, event: Event, run: Results) -> tuple[str, st
         known = {"incorrect": FAILS}.get(event["status"], NOT_HERE)
         return known, f"`{test.variant}` is *{event['status']}* at {at}", str(event.get("reason") or "")
     if test.usable:
-        count = sum(one["variant"] == test.variant for one in run.measurements)
+        count = sum(one["variant"] == test.variant and test.case.items() <= one["case"].items() for one in run.measurements)
         return HOLDS, f"`{test.variant}` was checked and timed in {units.several(count, 'case')}", ""
     if test.over:
         return _of_ratio(test, event, run, at)
     row = flat(event) | (event.get("counters") or {}) | figures.columns(event)
     stem, unit, _ = test.metric.partition("_ms")
     value, low, high = (row.get(f"{stem}{bound}{unit}") for bound in ("", "_low", "_high"))
+    if test.metric in RATES and value is not None:
+        turned = figures.turned(value, event["statistics"])
+        low, high = turned.low, turned.high
     if value is None:
         return NOT_HERE, "", f"`{test.variant}` has no {test.metric} here"
     low, high = (float(value) if one is None else float(one) for one in (low, high))
     shown = units.digits(value, 4) + (f" [{units.digits(low, 4)}, {units.digits(high, 4)}]" if low != high else "")
     over = f" over `{run.baseline}`" if test.metric == "speedup" else ""
-    return _held(test, low, high), f"{test.metric} of `{test.variant}`{over} is {shown} at {at}", ""
+    bounds = (value, value) if test.exact else (low, high)
+    return _held(test, *bounds), f"{test.metric} of `{test.variant}`{over} is {shown} at {at}", ""
 
 
 def _of_ratio(test: Question, event: Event, run: Results, at: str) -> tuple[str, str, str]:
@@ -204,6 +219,8 @@ def _check(claim: Claim, key: str) -> None:
         raise RequestError(f"{key}.test: expected one of metric, threshold, decision and usable")
     if any(bounds) != (bool(test.metric) or bool(test.threshold)) or bool(test.answer) != bool(test.decision):
         raise RequestError(f"{key}.test: a metric or threshold needs at_least, at_most or about; a decision needs answer")
+    if (sum(bounds) > 1 and test.about is not None) or (test.over and test.metric != "speedup"):
+        raise RequestError(f"{key}.test: about goes with no other bound, and over only with the metric speedup")
     if (test.metric or test.usable) and not test.variant:
         raise RequestError(f"{key}.test.variant is missing")
 

@@ -22,7 +22,7 @@ def render(
     """Return the page."""
     results = [run for _, run in runs]
     parts = [
-        _head(origin, machine, results),
+        _head(origin, machine, runs),
         _hardware(results),
         *(_workload(source, run) for source, run in runs),
         costs,
@@ -33,22 +33,28 @@ def render(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _head(origin: Origin, machine: str, runs: Sequence[Results]) -> str:
+def _head(origin: Origin, machine: str, runs_of: Runs) -> str:
+    runs = [run for _, run in runs_of]
     counts = Counter(event["status"] for run in runs for event in run.measurements)
     said = ", ".join(f"{count} {status}" for status, count in counts.items())
-    undone = [f"`{run.workload}` is {run.status}: {run.reason or 'no reason given'}" for run in runs if run.status != "complete"]
+    started = {source.index for source, _ in runs_of}
+    names = {source.index: " ".join(source.varied) or source.folder.name for source in origin.sources if source.same_as is None}
+    undone = [f"{name} never started" for index, name in names.items() if index not in started]
+    undone += [f"`{run.workload}` is {run.status}: {run.reason or 'no reason given'}" for run in runs if run.status != "complete"]
     seconds = sum(float((run.finished or {}).get("measure_s") or 0) for run in runs)
     software = runs[0].software
     versions = ", ".join(f"{name} {software[name]}" for name in ("torch", "cuda", "triton", "driver") if software.get(name))
+    cards = {str(run.device["uuid"]) for run in runs if run.device.get("uuid")}
     lines = [
         f"# {machine}, measured",
         *(f"> **{one}**" for one in undone),
         f"{units.several(len(runs), 'workload')}, {min(run.started_at for run in runs)[:16].replace('T', ' ')} UTC, "
         f"{units.duration(seconds)} of measuring. Measurements: {said or 'none'}. {versions}.",
+        f"From {len(cards)} cards of this name: {', '.join(sorted(cards))}." if len(cards) > 1 else "",
         f"Every time is a median with its {100 * runs[0].confidence:g}% interval, of outputs that were held against a float64 "
         "reference first.",
     ]
-    return "\n\n".join(lines)
+    return "\n\n".join(filter(None, lines))
 
 
 def _hardware(runs: Sequence[Results]) -> str:

@@ -335,4 +335,4 @@ class Engine:
     def _record(self, name: str, one: Ready, baseline: Ready | None, telemetry: dict[str, Any] | None) -> dict[str, Any]:
         work = self.workload.computed_by(name).work(self.case.axes, self.job.params, one.variant.dtype_of(self.case.axes))
         against = baseline if name != self.job.baseline else None
-        return self.describe(name, "ok", None) | self._records.of(one, work, against, telemetry)
+        return self.describe(name, "ok", None) | self._records.of(one, work, against, telemetry, self.workload.rates_by)

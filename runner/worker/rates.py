@@ -28,8 +28,8 @@ class Rates:
         return asdict(self)
 
 
-def rates(work: Work, time_ms: float, dtype: str, gpu: GpuSpec | None) -> Rates:
-    """Return the throughput of `work` done in `time_ms`."""
+def rates(work: Work, time_ms: float, dtype: str, gpu: GpuSpec | None, own_ms: float | None = None) -> Rates:
+    """Return the throughput of `work` done in `time_ms`; the workload's own rates are formed from `own_ms`, where it is given."""
     tflops = work.ops / time_ms / 1e9
     bandwidth = work.bytes / time_ms / 1e6
     peak = gpu.peak_tflops.get(dtype) if gpu else None
@@ -41,7 +41,7 @@ def rates(work: Work, time_ms: float, dtype: str, gpu: GpuSpec | None) -> Rates:
         pct_of_bandwidth=100 * bandwidth / limit if limit else None,
         peak_tflops=peak,
         peak_bandwidth_gbps=limit,
-        per_second={name: amount / time_ms * 1e3 for name, amount in work.per_second.items()},
+        per_second={name: amount / (own_ms or time_ms) * 1e3 for name, amount in work.per_second.items()},
     )
 
 

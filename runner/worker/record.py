@@ -13,6 +13,8 @@ from runner.worker.sampling import Collected
 from runner.worker.workload import Figure, Inputs, Variant, Work
 
 LAUNCH_BOUND = 1.5
+LONG_HOST_MS = 10.0
+"""A host this slow issues more launches than fit into the GPU's queue, some 1,000: then the GPU waits for it, blocked or not."""
 CONTROL = " again"
 """What the baseline's second self is called behind its name, and where its samples are kept."""
 
@@ -47,12 +49,18 @@ class Records:
     max_clock_mhz: float | None
     l2_bytes: int
 
-    def of(self, one: Ready, work: Work, baseline: Ready | None, telemetry: dict[str, Any] | None) -> dict[str, Any]:
-        """Return the fields of a variant whose samples are complete; `baseline` is None for the baseline itself."""
+    def of(
+        self, one: Ready, work: Work, baseline: Ready | None, telemetry: dict[str, Any] | None, rates_by: str = ""
+    ) -> dict[str, Any]:
+        """Return the fields of a variant whose samples are complete; `baseline` is None for the baseline itself.
+
+        `rates_by` is the timing that rates per second are formed from, where it is not the primary one.
+        """
         primary = self.timings[0]
         main = one.collected[primary]
         summary = self._summary(main)
-        found = rates(work, summary.median_ms, one.dtype, self.job.gpu)
+        by = one.collected.get(rates_by, main)
+        found = rates(work, summary.median_ms, one.dtype, self.job.gpu, self._summary(by).median_ms)
         record: dict[str, Any] = {"work": {"ops": work.ops, "bytes": work.bytes}, "gate": one.gate.as_dict()}
         for collected in (main, *(one.collected[timing] for timing in self.timings if timing in one.collected)):
             cannot_be = self._impossible(one, work, collected)
@@ -70,6 +78,9 @@ class Records:
             clock = telemetry["sm_clock_mhz"]["median"]
             held = f"power limit: it held the clock at {clock:g} of {self.max_clock_mhz:g} MHz"
             warnings.append(f"{held}, so times depend on what ran just before")
+        if main.timer == "cuda_event" and one.profile.host_ms > LONG_HOST_MS:
+            hidden = f"the host needs {one.profile.host_ms:.0f} ms to issue a call, longer than it can be kept ahead of the GPU"
+            warnings.append(f"{hidden}: the time has waits for it")
         if main.throttled:
             warnings.append(f"throttled: {len(main.throttled)} of {len(main.samples_ms)} samples are marked")
         also = {timing: collected for timing, collected in one.collected.items() if timing not in (primary, CONTROL)}
@@ -95,7 +106,7 @@ class Records:
             "figures": {name: asdict(figure) for name, figure in one.figures.items()},
             "repeats": one.repeats,
             "backend": one.backend,
-            "rates": found.as_dict(),
+            "rates": found.as_dict() | ({"by": rates_by} if by is not main else {}),
             "peak_memory_bytes": one.profile.peak_memory_bytes,
             "leak_bytes_per_call": one.profile.leak_bytes_per_call,
             "energy_mj_per_call": one.energy_mj,

@@ -129,8 +129,10 @@ class Workload:
 
     `inputs(axes, context)` returns the float32 tensors of a case; `reference`, `work` and `counters` are those of Operation.
     Where variants don't all compute the same (the stages of a step beside the whole), `operations` has each thing computed
-    by the name that `Variant.operation` gives. `candidates(params, generator, best)` yields the axes of cases that a search
-    may try, given the `best` so far, fastest first.
+    by the name that `Variant.operation` gives. `rates_by` names the timing (`wall`) that rates per second are formed from,
+    where that is not the primary one: what waits for the host in every call is had at the host's pace.
+    `candidates(params, generator, best)` yields the axes of cases that a search may try, given the `best` so far, fastest
+    first.
     """
 
     inputs: Callable[[Axes, Context], Inputs]
@@ -139,6 +141,7 @@ class Workload:
     work: Callable[[Axes, Params, str], Work] | None = None
     counters: Callable[[Axes, Params], Mapping[str, int]] | None = None
     operations: Mapping[str, Operation] = field(default_factory=dict)
+    rates_by: str = ""
     candidates: Callable[[Params, torch.Generator, Sequence[Axes]], Iterable[dict[str, Any]]] | None = None
 
     def computed_by(self, variant: str) -> Operation:

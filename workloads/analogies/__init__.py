@@ -100,8 +100,17 @@ def work(stored: Format, axes: Axes, params: Params, dtype: str) -> Work:
     return Work(2.0 * batch * words * dim, nbytes, {"throughput_queries_per_s": batch})
 
 
+REL_L2 = {"fp16": 2e-3, "int8": 5e-3, "ternary": 5e-3, "ternary_both": 1e-5}
+"""Bounds by format: a few times what rounding a query does, and less than what leaving the best word out does."""
+
+
 def _variant(name: str) -> Variant:
-    own: dict[str, Any] = {"prepare": partial(prepare, name), "operation": name, "dtype": ARITHMETIC[name]}
+    own: dict[str, Any] = {
+        "prepare": partial(prepare, name),
+        "operation": name,
+        "dtype": ARITHMETIC[name],
+        "rel_l2": REL_L2.get(name),
+    }
     stored = FORMATS[name]
     return Variant(partial(run, stored), finish=partial(finish, stored), figures=partial(figures, stored), **own)
 

@@ -164,6 +164,7 @@ def _work(step: str) -> Any:
 
 WORKLOAD = Workload(
     inputs=inputs,
+    rates_by="wall",  # a step of the class needs the host for longer than the GPU, and whoever generates waits for it
     operations={
         "prefill": Operation(_reference(skip=1), _work("prefill")),
         "decode": Operation(_reference(skip=0), _work("decode")),
