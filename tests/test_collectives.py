@@ -290,6 +290,7 @@ def gone(pid):
         return True
 
 
+@pytest.mark.long
 @linux
 def test_a_rank_that_waits_in_a_collective_dies_with_a_rank_0_that_is_replaced_or_killed():
     victim = subprocess.Popen([sys.executable, "-m", "tests.collectives_victim"], cwd=ROOT, stdout=subprocess.PIPE, text=True)

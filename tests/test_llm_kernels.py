@@ -188,6 +188,7 @@ def test_the_config_has_every_operation_with_the_axis_that_it_is_measured_over()
     assert found == {(op, OPS[op].axis, candidate) for op in OPS for candidate in ("compile", "triton")}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_small_grid_from_config_to_report(tmp_path):
     """Compiling takes most of the time."""

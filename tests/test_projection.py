@@ -386,6 +386,7 @@ def out(tmp_path: Path, empty_store: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.long
 def test_a_run_writes_projection_yaml_and_nothing_of_it_becomes_a_metric(out: Path) -> None:
     record(matmul(), out / "matmul", out)
     record(inspected(), out / "inspect", out)

@@ -656,6 +656,7 @@ def server(folder: Path, port: int, database: Path) -> Iterator[subprocess.Popen
         process.wait()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_server_that_is_killed_halfway_loses_nothing(out: Path) -> None:

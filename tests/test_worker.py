@@ -119,7 +119,7 @@ def test_by_hand_the_worker_says_what_it_measured(planted):
 def test_the_journal_ends_with_the_counts(planted):
     last = planted[2][-1]
     assert last["event"] == "job_finished"
-    assert (last["status"], last["counts"]["incorrect"]) == ("complete", 8)
+    assert (last["status"], last["counts"]["incorrect"]) == ("complete", 10)
 
 
 def gpu(**changes):
