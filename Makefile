@@ -37,7 +37,7 @@ ui: $(READY)  ## open the MLflow UI on what was recorded (port 5000, or make ui 
 setup: $(READY)  ## only set up .venv
 
 test: $(READY)  ## run the tests that need no root, no GPU and no account
-	@$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) -m "not long" $(ARGS)
 
 system:  ## only install what needs root: Chromium, Slurm
 	@tests/system/install
@@ -45,7 +45,8 @@ system:  ## only install what needs root: Chromium, Slurm
 test-system: $(READY) system  ## install what needs root (Chromium, Slurm) and run the end-to-end tests
 	@CROSSOVER_SYSTEM=1 $(BIN)/python -m pytest $(SYSTEM) -m "not long" tests/system $(ARGS)
 
-reliability: $(READY) system  ## inject every fault, rented runs in the Slurm lab (some 50 min); writes docs/reliability.md
+reliability: $(READY) system  ## all long tests; every fault injected, rented runs in the Slurm lab (some 50 min); writes docs/reliability.md
+	@$(BIN)/python -m pytest $(PARALLEL) -m long
 	@CROSSOVER_SYSTEM=1 CROSSOVER_RELIABILITY=docs/reliability.md $(BIN)/python -m pytest -o addopts="-q --strict-markers" \
 		--ignore=tests/system/test_browser.py tests/system $(ARGS)
 

@@ -217,7 +217,7 @@ SIZES = ",".join(str(size) for size in range(8, 8 + 12 * 8, 8))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_a_sweep_that_is_ended_in_the_middle_resumes_with_nothing_repeated_and_nothing_lost(tmp_path, number, capsys):
     process = running(tmp_path, f"workload.n={SIZES}", "sweep.name=cut", "measure.max_time_s=0.3", "measure.min_time_s=0.25")
     wait_for(lambda: complete(tmp_path) >= 3)

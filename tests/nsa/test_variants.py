@@ -75,6 +75,7 @@ def test_the_papers_lengths_pass_in_every_dtype_in_decode(name, dtype):
 
 
 @needs_a_compiler
+@pytest.mark.long
 @pytest.mark.parametrize("name", COMPILED)
 def test_flex_attention_passes_the_gate(name):
     assert failure(PREFILL, name, PAPER) is None
