@@ -193,6 +193,7 @@ def chosen(said: str) -> str:
     return " ".join(found.split())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("backwards", "first"), [(False, "RunPod (CA)"), (True, "Vast (US)")])
 def test_skypilots_optimizer_takes_the_first_of_our_offers_whatever_it_costs(place: Place, backwards: bool, first: str) -> None:
     said = place.optimized(backwards=backwards)

@@ -88,7 +88,8 @@ def commands(page: Path) -> list[tuple[list[str], int]]:
     return found
 
 
-EVERY = [(page, words, code) for page in PAGES for words, code in commands(page)]
+EVERY = list({(*words, code): (page, words, code) for page in reversed(PAGES) for words, code in commands(page)}.values())
+"""Every command once, with the first page that shows it."""
 
 
 def label(value):

@@ -45,6 +45,7 @@ def attempts(run):
     return found
 
 
+@pytest.mark.long
 def test_two_gpus_are_two_clusters_at_the_same_time_and_their_jobs_share_them(run, lab):
     start(run)
     code = run.wait(2 * LAUNCH_S + 240)
