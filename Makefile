@@ -5,9 +5,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PORT ?= 5000
 READY := .venv/.ready
-# Tests wait for processes a third of their time, so there is one more than there are cores. Neighbours stay together, since they
-# share what a file sets up.
-PARALLEL := -n $(shell expr $$(nproc) + 1) --maxprocesses 5 --dist worksteal
+# Tests wait for processes about as long as they compute. Neighbours stay together, since they share what a file sets up.
+PARALLEL := -n logical --maxprocesses 4 --dist worksteal
 SYSTEM := -o addopts="-q --strict-markers" -n 2
 
 .PHONY: help run ui setup test system test-system reliability lint lock clean

@@ -353,6 +353,7 @@ def test_every_job_is_composed_as_hydra_does(tmp_path):
         assert (ours.config, ours.folders) == (hydras.config, hydras.folders), overrides
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_sweeps_of_one_second_and_an_empty_store_do_not_meet(tmp_path):
     both = [running(tmp_path, "workload.n=8,16", "tracking.enabled=true", f"seed={seed}") for seed in (1, 2)]

@@ -200,6 +200,7 @@ def _connect(out: Path) -> str:
     return connect(place(None, "matmul", None, out))[1]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_several_processes_may_meet_an_empty_store(tmp_path: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(3) as pool:
