@@ -9,6 +9,6 @@
 `python -m runner.lineup SWEEP` writes it; `experiment=gpu_lineup` ends with it. docs/lineup.md says what is on it.
 """
 
-from runner.lineup.files import NAME, covers, verdicts, write
+from runner.lineup.files import NAME, of_sweep, verdicts, write
 
-__all__ = ["NAME", "covers", "verdicts", "write"]
+__all__ = ["NAME", "of_sweep", "verdicts", "write"]

@@ -10,7 +10,7 @@ from typing import Any
 from runner import decisions, figures, thresholds, units
 from runner.errors import RequestError
 from runner.journal import Event, case_key
-from runner.report.table import flat
+from runner.report.table import looked_up
 from runner.results import MEASURED, Results, plain, speedup
 from runner.schema import read
 
@@ -156,9 +156,7 @@ def _of_measurement(test: Question, event: Event, run: Results) -> tuple[str, st
         return HOLDS, f"`{test.variant}` was checked and timed in {units.several(count, 'case')}", ""
     if test.over:
         return _of_ratio(test, event, run, at)
-    row = flat(event) | (event.get("counters") or {}) | figures.columns(event)
-    stem, unit, _ = test.metric.partition("_ms")
-    value, low, high = (row.get(f"{stem}{bound}{unit}") for bound in ("", "_low", "_high"))
+    value, low, high = looked_up(event, test.metric)
     if test.metric in RATES and value is not None:
         turned = figures.turned(value, event["statistics"])
         low, high = turned.low, turned.high

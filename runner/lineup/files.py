@@ -1,6 +1,6 @@
 """Reads the runs of one machine and writes their lineup.md."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from runner.results import Results
 from runner.sweep.folder import is_sweep
 
 NAME = "lineup.md"
+Runs = list[tuple[Source, Results]]
 
 
 @dataclass(frozen=True)
@@ -22,18 +23,21 @@ class Machine:
     """One machine's runs, each with its source, and what a GPU of its name costs, with where that is from."""
 
     name: str
-    runs: list[tuple[Source, Results]]
+    runs: Runs
     price: Price | None
     price_source: str
 
 
-def covers(folder: Path) -> bool:
-    """Whether the sweep in `folder` is a lineup: several workloads, measured on one machine.
+def of_sweep(folder: Path) -> Path | None:
+    """Write the page of the sweep in `folder` into it and return its path; None where it is no lineup.
 
-    Raises RequestError when it can't be read.
+    A lineup is of several workloads, measured on one machine. Raises RequestError as `write` does.
     """
-    found = _runs(sources.of_sweep(folder))
-    return len({run.workload for _, run in found}) > 1 and len(_machines(found)) == 1
+    origin = sources.of_sweep(folder)
+    runs = _runs(origin)
+    if len({run.workload for _, run in runs}) < 2 or len(_machines(runs)) != 1:
+        return None
+    return _write(origin, runs, folder, {})
 
 
 def write(folders: Sequence[Path], out: Path, given: Mapping[str, Price] | None = None) -> Path:
@@ -45,7 +49,11 @@ def write(folders: Sequence[Path], out: Path, given: Mapping[str, Price] | None 
     """
     single = len(folders) == 1 and is_sweep(folders[0])
     origin = sources.of_sweep(folders[0]) if single else sources.of_folders(folders, out)
-    machine = _machine(origin, given or {})
+    return _write(origin, _runs(origin), out, given or {})
+
+
+def _write(origin: Origin, runs: Runs, out: Path, given: Mapping[str, Price]) -> Path:
+    machine = _machine(runs, given)
     text = page.render(
         origin, machine.name, machine.runs, machine.price, machine.price_source, _costs(origin, machine), claims.load()
     )
@@ -61,10 +69,10 @@ def write(folders: Sequence[Path], out: Path, given: Mapping[str, Price] | None 
 
 def verdicts(folders: Sequence[Path]) -> str:
     """Return the claims with what the runs in `folders`, of one machine, say of them. Raises RequestError as `write` does."""
-    return page.of_claims(claims.load(), [run for _, run in _machine(sources.of_folders(folders, Path()), {}).runs])
+    return page.of_claims(claims.load(), [run for _, run in _machine(_runs(sources.of_folders(folders, Path())), {}).runs])
 
 
-def _runs(origin: Origin) -> list[tuple[Source, Results]]:
+def _runs(origin: Origin) -> Runs:
     """Return the runs in which a worker ever started."""
     read = ((source, journal.read(source.folder)) for source in origin.sources if source.same_as is None)
     return [
@@ -72,13 +80,12 @@ def _runs(origin: Origin) -> list[tuple[Source, Results]]:
     ]
 
 
-def _machines(runs: Iterable[tuple[Source, Results]]) -> list[str]:
+def _machines(runs: Runs) -> list[str]:
     """Return the names of the devices that were measured on; a projection is arithmetic, and where it was done says nothing."""
     return list(dict.fromkeys(str(run.device.get("name")) for _, run in runs if run.job.get("mode") != "projection"))
 
 
-def _machine(origin: Origin, given: Mapping[str, Price]) -> Machine:
-    runs = _runs(origin)
+def _machine(runs: Runs, given: Mapping[str, Price]) -> Machine:
     names = _machines(runs)
     if not names:
         raise RequestError("none of these runs has measured anything; name folders of runs, or of a sweep")

@@ -41,7 +41,7 @@ def _head(origin: Origin, machine: str, runs_of: Runs) -> str:
     names = {source.index: " ".join(source.varied) or source.folder.name for source in origin.sources if source.same_as is None}
     undone = [f"{name} never started" for index, name in names.items() if index not in started]
     undone += [f"`{run.workload}` is {run.status}: {run.reason or 'no reason given'}" for run in runs if run.status != "complete"]
-    seconds = sum(float((run.finished or {}).get("measure_s") or 0) for run in runs)
+    seconds = _measured_s(runs)
     software = runs[0].software
     versions = ", ".join(f"{name} {software[name]}" for name in ("torch", "cuda", "triton", "driver") if software.get(name))
     cards = {str(run.device["uuid"]) for run in runs if run.device.get("uuid")}
@@ -57,20 +57,17 @@ def _head(origin: Origin, machine: str, runs_of: Runs) -> str:
     return "\n\n".join(filter(None, lines))
 
 
+def _measured_s(runs: Sequence[Results]) -> float:
+    return sum(float((run.finished or {}).get("measure_s") or 0) for run in runs)
+
+
 def _hardware(runs: Sequence[Results]) -> str:
     """Hold the machine against its datasheet: what the driver says of it, and the highest rates that were measured."""
     known = next((run for run in runs if run.spec), None)
     if known is None or known.spec is None:
         return "## Hardware\n\nNo datasheet of this device is known, so nothing here is held against one."
     answer = decisions.hardware(known)
-    rows = (
-        [
-            [row["what"], row["expected"], row["found"], {True: "yes", False: "**no**", None: "-"}[row["ok"]]]
-            for row in answer.table
-        ]
-        if answer
-        else []
-    )
+    rows = markdown.held(answer) if answer else []
     spec, best = known.spec, _best(runs)
     rates = [("memory bandwidth, GB/s", spec.bandwidth_gbps, "bandwidth")]
     rates += [
@@ -116,7 +113,7 @@ def _workload(source: Source, run: Results) -> str:
 
 def _bill(origin: Origin, runs: Runs, price: Price | None, price_source: str) -> str:
     """Say what all this cost, or what it would have at the dated price."""
-    seconds = sum(float((run.finished or {}).get("measure_s") or 0) for _, run in runs)
+    seconds = _measured_s([run for _, run in runs])
     found = prices.bill(filter(None, (rental_of(source.folder) for source, _ in runs)), origin.clusters)
     if found.clusters:
         cost = usd(found.usd) if found.usd is not None else "of unknown price"
@@ -159,6 +156,4 @@ def _row(judged: Verdict) -> list[str]:
 
 def _again(origin: Origin, runs: Sequence[Results]) -> str:
     commands = [origin.command] if origin.command else list(dict.fromkeys(run.command for run in runs))
-    sha = runs[0].git["sha"]
-    code = f"commit `{sha}`" + (" with uncommitted changes" if runs[0].git["dirty"] else "") if sha else "an unknown commit"
-    return "\n".join(["## How to reproduce", "", f"At {code}:", "", "```", *commands, "```"])
+    return "\n".join(["## How to reproduce", "", f"At {markdown.code(runs[0])}:", "", "```", *commands, "```"])

@@ -9,7 +9,7 @@ from runner.decisions import Answer
 from runner.journal import Event
 from runner.rental import Rental
 from runner.report import rented, shares, troubles
-from runner.report.table import as_markdown, flat
+from runner.report.table import as_markdown, flat, looked_up
 from runner.reported import Figure
 from runner.results import MEASURED, Results, labels, plain
 from runner.stats import Interval
@@ -244,10 +244,8 @@ def _here(figure: Figure, results: Results) -> str:
     event = found[0]
     if event["status"] not in MEASURED:
         return f"*{event['status']}*"
-    row = flat(event) | (event.get("counters") or {}) | figures.columns(event)
     primary = f"latency_{event['timing']}_ms"  # where the host's clock is the only one, the latency is its
-    stem, unit, _ = ("latency_ms" if figure.metric == primary else figure.metric).partition("_ms")
-    value, low, high = (row.get(f"{stem}{bound}{unit}") for bound in ("", "_low", "_high"))
+    value, low, high = looked_up(event, "latency_ms" if figure.metric == primary else figure.metric)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "-"
     text = f"{value}" if isinstance(value, int) else units.digits(value, 4)
@@ -265,9 +263,7 @@ def _machine(results: Results, answers: Sequence[Answer]) -> str:
     hardware = next((answer for answer in answers if answer.key == "hardware"), None)
     lines = ["## Machine", ""]
     if hardware:
-        judged = {True: "yes", False: "**no**", None: "-"}
-        rows = ([row["what"], row["expected"], row["found"], judged[row["ok"]]] for row in hardware.table)
-        lines += [*as_markdown(["", "asked for", "found", "agrees"], rows), ""]
+        lines += [*as_markdown(["", "asked for", "found", "agrees"], held(hardware)), ""]
     facts = [
         ("device", device.get("name")),
         ("UUID", device.get("uuid")),
@@ -278,14 +274,24 @@ def _machine(results: Results, answers: Sequence[Answer]) -> str:
     return "\n".join([*lines, *(f"- {name}: {value}" for name, value in facts if value)])
 
 
-def _again(results: Results) -> str:
+def held(hardware: Answer) -> list[list[str]]:
+    """Return the rows of a machine that was held against its datasheet."""
+    judged = {True: "yes", False: "**no**", None: "-"}
+    return [[row["what"], row["expected"], row["found"], judged[row["ok"]]] for row in hardware.table]
+
+
+def code(results: Results) -> str:
+    """Name the checkout that a run was asked from."""
     git = results.git
-    code = f"commit `{git['sha']}`" + (" with uncommitted changes" if git["dirty"] else "") if git["sha"] else "an unknown commit"
+    return f"commit `{git['sha']}`" + (" with uncommitted changes" if git["dirty"] else "") if git["sha"] else "an unknown commit"
+
+
+def _again(results: Results) -> str:
     return "\n".join(
         [
             "## How to reproduce",
             "",
-            f"At {code}:",
+            f"At {code(results)}:",
             "",
             "```",
             results.command,

@@ -63,6 +63,13 @@ def flat(event: Event) -> dict[str, Any]:
     return row
 
 
+def looked_up(event: Event, metric: str) -> tuple[Any, Any, Any]:
+    """Return a figure of a measurement with its bounds: a column, a counter or the workload's own; None where there is none."""
+    row = flat(event) | (event.get("counters") or {}) | figures.columns(event)
+    stem, unit, _ = metric.partition("_ms")
+    return row.get(f"{stem}{unit}"), row.get(f"{stem}_low{unit}"), row.get(f"{stem}_high{unit}")
+
+
 def write_csv(path: Path, results: Results) -> None:
     """Write `measurements.csv`: axes, `x` (the x-axis' name), variant, dtype, `COLUMNS`, and the workload's own figures."""
     own_figures = [figures.columns(event) for event in results.measurements]

@@ -100,8 +100,8 @@ class Session:
             self._record.wait()
             merged.write(self._sweep.folder)
             lines += ["", f"report     {self._sweep.folder / 'report.md'}"]
-            if lineup.covers(self._sweep.folder):
-                lines.append(f"lineup     {lineup.write([self._sweep.folder], self._sweep.folder)}")
+            if page := lineup.of_sweep(self._sweep.folder):
+                lines.append(f"lineup     {page}")
         except RequestError as error:
             self._warn("", f"nothing merged: {error}; later: python -m runner.report {self._sweep.folder}")
         good = all(one.ok for one in results)

@@ -112,7 +112,7 @@ def _decode_inputs(inputs: Inputs) -> Inputs:
     """
     problem = _accepted(inputs)
     model, network, prompt_len = problem.model, problem.model.network, problem.ids.shape[1] - 1
-    cache = source.library("transformers").StaticCache(config=network.config, max_cache_len=-(-(prompt_len + 1) // 8) * 8)
+    cache = source.imported("transformers").StaticCache(config=network.config, max_cache_len=-(-(prompt_len + 1) // 8) * 8)
     network(problem.ids[:, :-1], past_key_values=cache, use_cache=True, logits_to_keep=1)
     lengths = torch.full((len(cache.layers),), prompt_len, device=problem.ids.device)
     for index, layer in enumerate(cache.layers):

@@ -44,7 +44,7 @@ class Model:
 
 def config_of(folder: Path) -> Any:
     """Return the model's config as transformers reads it."""
-    return source.library("transformers").AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    return source.imported("transformers").AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 
 
 def load(params: Mapping[str, Any], dtype: str, device: torch.device) -> Model:
@@ -56,7 +56,7 @@ def load(params: Mapping[str, Any], dtype: str, device: torch.device) -> Model:
     source.require(params)
     folder = source.folder(params)
     _check_type(folder)
-    transformers = source.library("transformers")
+    transformers = source.imported("transformers")
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
     network, info = transformers.AutoModelForCausalLM.from_pretrained(
         folder,

@@ -16,7 +16,7 @@ WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 """No *.py, which would be the model's own code, and no *.bin, which are pickles."""
 
 
-def library(name: str) -> Any:
+def imported(name: str) -> Any:
     """Import a package that only this workload needs."""
     return importlib.import_module(name)
 
@@ -52,7 +52,7 @@ def folder(params: Mapping[str, Any]) -> Path:
 def _download(name: str, revision: str) -> Path:
     """Ask the hub which files there are, and get those that are not here; without a network, what is here."""
     try:
-        found = library("huggingface_hub").snapshot_download(name, revision=revision, allow_patterns=WANTED)
+        found = imported("huggingface_hub").snapshot_download(name, revision=revision, allow_patterns=WANTED)
     except Exception as error:  # whatever goes wrong on the way to the hub, the model is not here
         raise Unsupported(f"can't get {name} ({error}); download it first: hf download {name} --revision {revision}") from error
     return Path(found)
