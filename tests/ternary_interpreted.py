@@ -18,7 +18,7 @@ from workloads.ternary.packing import pack2bit
 from workloads.ternary.quantize import absmax_rows
 
 SCALE = 0.7
-VARIANTS = [("packed2bit", 1), ("packed2bit_int8", 1), ("packed2bit_int8", 20)]
+VARIANTS = [("packed2bit", 1), ("packed2bit", 257), ("packed2bit_int8", 1), ("packed2bit_int8", 20)]
 """And how many rows: the interpreter has no matrix products in bfloat16."""
 
 
@@ -83,7 +83,11 @@ def measure(layer: Layer, seed: int) -> dict[str, float]:
     errors: dict[str, float] = {"splits": plan.splits}
     if layer.dtype == "int8":
         rounded, row_scales = kernels.int8_rows(fenced(x, torch.nan))
-        given, values = fenced(rounded, 127), rounded.double() * row_scales[:, None].double()
+        place = [k // 256 * 256 + k % 128 // 32 * 64 + k % 32 * 2 + k % 256 // 128 for k in range(layer.k)]
+        assert rounded.shape[1] == packed.shape[1] * 4
+        assert int((rounded != 0).sum()) == int((rounded[:, place] != 0).sum())
+        given, rounded = fenced(rounded, 127), rounded[:, place]
+        values = rounded.double() * row_scales[:, None].double()
         errors["rounding"] = float(((values - x.double()).abs() / row_scales[:, None].double()).max())
         errors["largest"] = float((rounded.abs().amax(1) - absmax_rows(x)[0].abs().amax(1)).abs().max())
     else:
@@ -91,6 +95,14 @@ def measure(layer: Layer, seed: int) -> dict[str, float]:
         values = given.double()
     found = kernels.layer(given, fenced(packed, 255), SCALE, plan, torch.float32, row_scales)
     return errors | {"layer": error(found, values @ weights.double().t() * SCALE)}
+
+
+def unpacking(n: int, k: int, dtype: torch.dtype) -> bool:
+    """Whether the weights come back from unpacking, and nothing is written beside them."""
+    from workloads.ternary.kernels import unpacked
+
+    weights = torch.randint(-1, 2, (n, k), generator=torch.Generator().manual_seed(n), dtype=torch.int8)
+    return torch.equal(unpacked.unpack(fenced(pack2bit(weights), 255), k, dtype), 2 * weights.to(dtype))
 
 
 def variant(name: str, m: int) -> float:
@@ -104,11 +116,12 @@ def variant(name: str, m: int) -> float:
     assert output.dtype == torch.bfloat16
     assert chosen.figures is not None
     figures = chosen.figures(output, prepared)
-    assert round(figures["weight_mb"].value * 1e6) == 100 * 6 * 32
+    assert round(figures["weight_mb"].value * 1e6) == 100 * 3 * 64
     return figures["rel_error"].value
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     found = {name: measure(layer, seed) for seed, (name, layer) in enumerate(CASES.items())}
-    json.dump({"kernels": found, "variants": [variant(*one) for one in VARIANTS]}, sys.stdout)
+    unpacked = [unpacking(n, k, dtype) for n, k in ((1, 1), (7, 300), (40, 512)) for dtype in (torch.float16, torch.bfloat16)]
+    json.dump({"kernels": found, "variants": [variant(*one) for one in VARIANTS], "unpacked": unpacked}, sys.stdout)

@@ -30,6 +30,7 @@ BOUNDS = spec.Gate(**yaml.safe_load((conf_dir() / "measure" / "default.yaml").re
 CPU = torch.device("cpu")
 ON_A_CPU = ["decomposed", "dense_fp32", "dense_fp16", "dense_bf16", "dense_int8", "packed5"]
 ON_A_GPU = ["packed2bit", "packed2bit_int8"]
+PEERS = ["gemlite", "gemlite_int8"]
 few = settings(max_examples=25, deadline=None)
 SEEDS = st.integers(0, 2**31)
 
@@ -80,7 +81,7 @@ def test_five_a_byte_come_back(weights):
 @given(ternary())
 def test_packed_rows_have_as_many_bytes_as_they_say(weights):
     rows, columns = weights.shape
-    assert pack2bit(weights).shape == (rows, 32 * -(-columns // 128))
+    assert pack2bit(weights).shape == (rows, 64 * -(-columns // 256))
     assert pack5(weights).shape == (rows, 8 * -(-columns // 40))
     assert pack2bit(weights).dtype == pack5(weights).dtype == torch.uint8
 
@@ -101,11 +102,11 @@ def test_no_byte_means_anything_but_ternary_weights(weights):
     assert pack5(weights).max() < 3**5
 
 
-def test_where_a_weight_is_in_its_byte():
-    weights = torch.zeros(1, 256, dtype=torch.int8)
-    weights[0, 128 + 2 * 32 + 5], weights[0, 3] = -1, 1
-    bytes_of = pack2bit(weights)[0].tolist()
-    assert {index: byte for index, byte in enumerate(bytes_of) if byte} == {3: 0b01, 32 + 5: 0b11 << 4}
+def test_where_a_weight_is_in_its_word():
+    weights = torch.zeros(1, 512, dtype=torch.int8)
+    weights[0, 256 + 6 * 32 + 5], weights[0, 3], weights[0, 32 + 3] = -1, 1, 1
+    words = pack2bit(weights).view(torch.int16)[0].tolist()
+    assert {index: word for index, word in enumerate(words) if word} == {3: 0b0101, 32 + 5: 0b11 << 12}
     assert pack5(torch.tensor([[1, -1, 0, 0, 0]], dtype=torch.int8))[0, 0] == 2 + 0 * 3 + 9 + 27 + 81
 
 
@@ -239,17 +240,88 @@ triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="
 
 @triton
 @settings(max_examples=200, deadline=None)
-@given(st.integers(1, 2000), st.integers(1, 40000), st.integers(1, 1000), st.integers(1, 200))
+@given(st.integers(1, 2000), st.integers(1, 40000), st.integers(1, 500), st.integers(1, 200))
 def test_a_plan_deals_every_byte_to_one_program_and_none_gets_nothing(m, n, groups, processors):
     from workloads.ternary.kernels import plan
 
-    row_bytes = 32 * groups
+    row_bytes = 64 * groups
     one = plan(m, n, row_bytes, processors)
     assert one.depth % one.width == 0
     assert one.width >= 32  # the least depth of an int8 matrix product
     assert (one.splits - 1) * one.depth < row_bytes <= one.splits * one.depth
     programs = -(-n // one.features) * -(-m // one.tokens)
     assert one.splits == 1 or programs * one.splits <= processors
+
+
+CHIPS = {"8.0": (108, 166912, 167936, False), "8.9": (128, 101376, 102400, False), "9.0": (132, 232448, 233472, True)}
+"""Multiprocessors, shared memory of a block and of a multiprocessor, early launch: an A100, an RTX 4090, an H200."""
+
+
+@triton
+@pytest.mark.parametrize("sm", CHIPS)
+@settings(max_examples=300, deadline=None)
+@given(st.integers(1, 20), st.integers(1, 40000), st.integers(1, 4000), st.booleans())
+def test_a_plan_for_few_rows_fits_and_has_every_column_once(sm, m, n, eighths, eight):
+    from workloads.ternary.kernels import few as of
+
+    chip, k = of.Chip(*CHIPS[sm]), 8 * eighths
+    one = of.few(m, n, k, eight, chip)
+    assert of.few(m, n, k + 1, eight, chip) is None  # rows of x don't begin at 16 bytes
+    if one is None:
+        assert m > of.MOST_ROWS or of.shared(m, k, eight, 16, 2, 1) > chip.block_bytes / 16
+        return
+    groups, tiles = -(-k // 256), -(-n // of.ROWS)
+    assert one.shared_bytes == of.shared(m, k, eight, one.warps, one.depth, one.held) <= chip.block_bytes
+    assert one.blocks * (one.shared_bytes + 1024) <= chip.processor_bytes
+    assert (one.warps - 1) * one.steps < groups <= one.warps * one.steps
+    assert one.warps <= 16
+    assert one.first <= one.depth
+    assert one.grid <= min(tiles, chip.processors * one.blocks)
+    assert 1 <= one.held <= -(-tiles // one.grid)
+
+
+@triton
+@pytest.mark.parametrize("sm", ["8.9", "9.0"])
+def test_one_row_of_the_layers_in_the_config_has_a_plan_for_few_rows(sm):
+    from workloads.ternary.kernels import few as of
+
+    for n, k in compose(["workload=ternary"]).config.workload.params["layers"].values():
+        assert of.few(1, n, k, False, of.Chip(*CHIPS[sm])) is not None
+
+
+def bf16(bits: Tensor) -> Tensor:
+    return bits.to(torch.int16).view(torch.bfloat16).double()
+
+
+@few
+@given(ternary(max_columns=256), SEEDS)
+def test_what_few_cu_unpacks_is_the_weights_of_the_columns_that_its_threads_have(weights, seed):
+    """Its arithmetic: thread t's register j has, in two halves, planes p and p + 4 of columns 8 t + 2 j and the next."""
+    words = pack2bit(weights).view(torch.int32).to(torch.int64)[:, :, None] & 0xFFFFFFFF  # [n, 4 threads x 4 registers, 1]
+    full = torch.nn.functional.pad(weights, (0, 256 - weights.shape[1])).double()
+    x = torch.randn(256, generator=torch.Generator().manual_seed(seed)).bfloat16().double()
+    x_kept = x * torch.where(torch.arange(256) < 128, -8.0, 1.0)
+    total, sixes = torch.zeros(len(weights), dtype=torch.float64), 0.0
+    signed = (words >> torch.arange(0, 32, 8)) & 0xFF
+    for p in range(4):
+        shifted = (words << (6 - 2 * p)) & 0xFFFFFFFF
+        lower, upper = (shifted & 0x00C000C0) ^ 0x3F403F40, shifted & 0xC000C000
+        for plane, pairs in ((p, lower), (p + 4, upper)):
+            halves = torch.cat([pairs & 0xFFFF, pairs >> 16], 2)
+            found = bf16(halves - (halves > 0x7FFF) * 65536)
+            mine = x_kept[32 * plane : 32 * plane + 32]
+            total += found.flatten(1) @ mine
+            sixes += float(-0.75 * mine.sum()) if plane < 4 else 0.0
+        bytes_ = ((signed << (6 - 2 * p)) & 0xC0).flatten(1).to(torch.uint8).view(torch.int8).double() / 64
+        k = torch.arange(32).repeat_interleave(2) + torch.tensor([32 * p, 32 * p + 128]).repeat(32)
+        assert torch.equal(bytes_, full[:, k])
+    torch.testing.assert_close((total + sixes) / 2, full @ x, rtol=1e-12, atol=1e-9)
+
+
+def test_peers_are_unsupported_without_a_gpu_or_their_package():
+    for name in PEERS:
+        with pytest.raises(Unsupported, match="gemlite"):
+            WORKLOAD.variants[name].prepare(case(2, 64, 128))
 
 
 @pytest.fixture(scope="module")
@@ -278,6 +350,11 @@ def test_some_of_these_cases_are_summed_from_several_programs(interpreted):
 def test_activations_are_rounded_to_the_nearest_of_255_steps(interpreted, name):
     assert interpreted["kernels"][name]["rounding"] < 0.5001
     assert interpreted["kernels"][name]["largest"] == 0
+
+
+@triton
+def test_weights_come_back_from_unpacking_on_a_gpu(interpreted):
+    assert interpreted["unpacked"] == [True] * 6
 
 
 @triton

@@ -7,19 +7,21 @@
 | problem | the inputs of a case, the truth, the least work |
 | forms | what every way of holding the weights has in common, and the variants' figures |
 | dense | one number a weight: the reports' way, and dense matmuls |
-| packed | weights packed: Triton kernels on them, or unpacked for a dense matmul |
-| kernels | the Triton kernels and how a layer is cut up for them |
+| packed | weights packed: kernels on them, or unpacked for a dense matmul |
+| peers | gemlite's kernels, for comparison |
+| kernels | the kernels and how a layer is cut up for them |
 """
 
 from runner.worker.workload import Workload
 from workloads.ternary import problem
 from workloads.ternary.dense import VARIANTS as DENSE
 from workloads.ternary.packed import VARIANTS as PACKED
+from workloads.ternary.peers import VARIANTS as PEERS
 
 WORKLOAD = Workload(
     inputs=problem.inputs,
     reference=problem.reference,
     work=problem.OPERATIONS["dense"].work,
     operations=problem.OPERATIONS,
-    variants={**DENSE, **PACKED},
+    variants={**DENSE, **PACKED, **PEERS},
 )

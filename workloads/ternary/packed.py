@@ -1,4 +1,4 @@
-"""Weights packed: four a byte, which Triton kernels compute on; five a byte, unpacked for a dense matmul in each call."""
+"""Weights packed: four a byte, which kernels compute on; five a byte, unpacked for a dense matmul in each call."""
 
 import os
 from typing import Any
@@ -7,10 +7,8 @@ import torch
 from torch import Tensor
 
 from runner.worker.workload import Incorrect, Unsupported, Variant
-from workloads.ternary.forms import form, linear
+from workloads.ternary.forms import Hold, form, linear
 from workloads.ternary.packing import pack2bit, pack5, trits, unpack2bit, unpack5
-
-INTERPRETED_PROCESSORS = 8
 
 
 def check_triton(device: torch.device) -> None:
@@ -31,31 +29,23 @@ def _same_weights(unpacked: Tensor, weights: Tensor) -> None:
         raise Incorrect("the packed weights don't unpack to the weights of the layer")
 
 
-def _two_bits(x: Tensor, weights: Tensor, scale: Tensor) -> tuple[Any, ...]:
-    check_triton(x.device)
-    from workloads.ternary import kernels
+def _two_bits(eight: bool) -> Hold:
+    def hold(x: Tensor, weights: Tensor, scale: Tensor) -> tuple[Any, ...]:
+        check_triton(x.device)
+        from workloads.ternary import kernels
 
-    packed = pack2bit(weights)
-    _same_weights(unpack2bit(packed, weights.shape[1]), weights)
-    processors = INTERPRETED_PROCESSORS
-    if x.device.type == "cuda":
-        processors = torch.cuda.get_device_properties(x.device).multi_processor_count
-    n, row_bytes = packed.shape
-    return x.to(torch.bfloat16), packed, float(scale), kernels.plan(x.shape[0], n, row_bytes, processors)
+        packed = pack2bit(weights)
+        _same_weights(unpack2bit(packed, weights.shape[1]), weights)
+        compute = kernels.chosen(len(x), len(weights), weights.shape[1], eight, x.device)
+        return x.to(torch.bfloat16), packed, float(scale), compute
 
-
-def _packed2bit(x: Tensor, packed: Tensor, scale: float, plan: Any) -> Tensor:
-    from workloads.ternary import kernels
-
-    return kernels.layer(x, packed, scale, plan, x.dtype)
+    return hold
 
 
-def _packed2bit_int8(x: Tensor, packed: Tensor, scale: float, plan: Any) -> Tensor:
-    """Activations come in 16 bits and are rounded to int8 here: that is in the time."""
-    from workloads.ternary import kernels
-
-    rounded, row_scales = kernels.int8_rows(x)
-    return kernels.layer(rounded, packed, scale, plan, x.dtype, row_scales)
+def _packed2bit(x: Tensor, packed: Tensor, scale: float, compute: Any) -> Tensor:
+    """Activations come in 16 bits: where they are rounded to int8, that is in the time."""
+    output: Tensor = compute(x, packed, scale)
+    return output
 
 
 def _five(x: Tensor, weights: Tensor, scale: Tensor) -> tuple[Any, ...]:
@@ -69,7 +59,7 @@ def _packed5(x: Tensor, packed: Tensor, scale: float, table: Tensor) -> Tensor:
 
 
 VARIANTS: dict[str, Variant] = {
-    "packed2bit": form(_packed2bit, _two_bits, "bf16", "packed2bit"),
-    "packed2bit_int8": form(_packed2bit_int8, _two_bits, "int8", "packed2bit"),
+    "packed2bit": form(_packed2bit, _two_bits(eight=False), "bf16", "packed2bit"),
+    "packed2bit_int8": form(_packed2bit, _two_bits(eight=True), "int8", "packed2bit"),
     "packed5": form(_packed5, _five, "bf16", "packed5"),
 }

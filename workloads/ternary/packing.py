@@ -1,9 +1,9 @@
 """Ternary weights in little memory: four a byte (2 bits each) for kernels to compute on, or five a byte (1.6 bits) to store.
 
-Four a byte: 128 neighbouring weights of a row are 32 bytes, and byte j holds the weights j, 32 + j, 64 + j and 96 + j, from the
-lowest bits up. The same two bits of all 32 bytes are then 32 neighbours, as the activations are that they meet. The two
-bits are the two's complement of the weight, 01 for 1 and 11 for -1, so that they can be moved to the top of a number of any
-type and be a multiple of the weight (kernels/codes.py).
+Four a byte: 256 neighbouring weights of a row are 32 words of 16 bits, and word j holds the weights j, 32 + j, ... 224 + j, from
+the lowest bits up. The same two bits of all 32 words are then 32 neighbours, as the activations are that they meet, and one
+instruction on a register of 32 bits unpacks two neighbours. The two bits are the two's complement of the weight, 01 for 1 and 11
+for -1, so that they can be moved to the top of a number of any type and be a multiple of the weight (kernels/codes.py).
 
 Five a byte: base 3, the first weight the lowest digit, digits 0, 1, 2 for -1, 0, 1; 3^5 = 243 of the 256 values are used.
 
@@ -13,9 +13,9 @@ Rows are filled up with zero weights.
 import torch
 from torch import Tensor
 
-GROUP_BYTES, PLANES = 32, 4
-GROUP = GROUP_BYTES * PLANES
-"""Weights that are packed together, four a byte."""
+GROUP_BYTES, PLANES = 64, 8
+GROUP = GROUP_BYTES // 2 * PLANES
+"""Weights that are packed together, eight in a word of 16 bits."""
 
 TRITS = 5
 POWERS = tuple(3**digit for digit in range(TRITS))
@@ -32,18 +32,18 @@ def _filled(weights: Tensor, multiple: int) -> Tensor:
 
 
 def pack2bit(weights: Tensor) -> Tensor:
-    """Return int8 weights [n, k] as uint8 [n, 32 ceil(k / 128)]; raises ValueError for other values than -1, 0, 1."""
-    codes: Tensor = (_filled(weights, GROUP) & 3).to(torch.uint8).unflatten(1, (-1, PLANES, GROUP_BYTES))
-    packed = codes[:, :, 0].clone()
-    for plane in range(1, PLANES):
-        packed |= codes[:, :, plane] << 2 * plane
-    return packed.flatten(1)
+    """Return int8 weights [n, k] as uint8 [n, 64 ceil(k / 256)]; raises ValueError for other values than -1, 0, 1."""
+    codes: Tensor = (_filled(weights, GROUP) & 3).to(torch.uint8).unflatten(1, (-1, 2, PLANES // 2, GROUP_BYTES // 2))
+    packed = codes[:, :, :, 0].clone()
+    for plane in range(1, PLANES // 2):
+        packed |= codes[:, :, :, plane] << 2 * plane
+    return packed.mT.flatten(1)  # of a word, the byte with the lower planes first
 
 
 def unpack2bit(packed: Tensor, columns: int) -> Tensor:
     """Return the int8 weights [n, columns] that were packed four a byte."""
-    grouped: Tensor = packed.unflatten(1, (-1, GROUP_BYTES))
-    codes = torch.stack([(grouped >> 2 * plane & 3).to(torch.int8) for plane in range(PLANES)], 2)
+    halves: Tensor = packed.unflatten(1, (-1, GROUP_BYTES // 2, 2)).mT
+    codes = torch.stack([(halves >> 2 * plane & 3).to(torch.int8) for plane in range(PLANES // 2)], 3)
     return ((codes ^ 2) - 2).flatten(1)[:, :columns]
 
 

@@ -26,8 +26,8 @@ def _add(partial, output, count, splits, WIDTH: tl.constexpr):
 def layer(x: Tensor, packed: Tensor, scale: float, plan: Plan, dtype: torch.dtype, row_scales: Tensor | None = None) -> Tensor:
     """Return x W^T * scale, [m, n] in `dtype`; in float32 up to the rounding to it, with int8 x up to its own.
 
-    x [m, k] is contiguous and fp32, fp16, bf16, or int8 with `row_scales` [m] (k up to 250,000, so that sums fit into int32);
-    `packed` are weights [n, k], four a byte.
+    x [m, k] is contiguous and fp32, fp16, bf16, or int8 with `row_scales` [m] as `int8_rows` gives both (k up to 250,000, so that
+    sums fit into int32); `packed` are weights [n, k], four a byte.
     """
     m, n = x.shape[0], packed.shape[0]
     output = torch.empty(m, n, dtype=dtype, device=x.device)

@@ -8,39 +8,28 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from workloads.ternary.kernels.codes import column, multiple, numbers
+from workloads.ternary.kernels.codes import column, multiple, numbers, planes, words
 from workloads.ternary.kernels.plan import Plan
 
 
 @triton.jit
-def _values(x, columns, byte, PLANE: tl.constexpr):
-    """The activations that the weights in the two bits number PLANE of these bytes meet."""
-    k = column(byte, PLANE)
-    return tl.load(x + k, mask=k < columns, other=0)
-
-
-@triton.jit
 def _vector(
-    x, weights, row_scales, output, n, columns, row_bytes, depth, factor,
-    FEATURES: tl.constexpr, WIDTH: tl.constexpr,
+    x, weights, row_scales, output, n, columns, row_words, depth, factor,
+    FEATURES: tl.constexpr, WIDTH: tl.constexpr, PLANES: tl.constexpr,
 ):  # fmt: skip
-    """FEATURES outputs from `depth` bytes of each weight row; `output` is [splits, n]."""
+    """FEATURES outputs from `depth` words of each weight row; `output` is [splits, n]."""
     feature = tl.program_id(0) * FEATURES + tl.arange(0, FEATURES)
     first = tl.program_id(1) * depth
-    row = feature.to(tl.int64)[:, None] * row_bytes
+    row = feature.to(tl.int64)[:, None] * row_words
     sums = tl.zeros([FEATURES, WIDTH], dtype=tl.float32)
-    for start in range(first, tl.minimum(first + depth, row_bytes), WIDTH):
-        byte = start + tl.arange(0, WIDTH)
-        there = (feature < n)[:, None] & (byte < row_bytes)[None, :]
-        packed = tl.load(weights + row + byte[None, :], mask=there, other=0)
-        x0 = _values(x, columns, byte, 0)  # all loads are issued before the first is waited for
-        x1 = _values(x, columns, byte, 1)
-        x2 = _values(x, columns, byte, 2)
-        x3 = _values(x, columns, byte, 3)
-        sums += x0.to(tl.float32)[None, :] * numbers(packed, 0, tl.float32)
-        sums += x1.to(tl.float32)[None, :] * numbers(packed, 1, tl.float32)
-        sums += x2.to(tl.float32)[None, :] * numbers(packed, 2, tl.float32)
-        sums += x3.to(tl.float32)[None, :] * numbers(packed, 3, tl.float32)
+    for start in range(first, tl.minimum(first + depth, row_words), WIDTH):
+        word = start + tl.arange(0, WIDTH)
+        there = (feature < n)[:, None] & (word < row_words)[None, :]
+        packed = tl.load(weights + row + word[None, :], mask=there, other=0)
+        for plane in tl.static_range(PLANES):
+            k = column(word, plane, PLANES)
+            values = tl.load(x + k, mask=k < columns, other=0).to(tl.float32)
+            sums += values[None, :] * numbers(packed.to(tl.uint16), plane, tl.float32, False)
     result = tl.sum(sums, 1) * factor
     if row_scales is not None:
         result *= tl.load(row_scales)
@@ -49,8 +38,10 @@ def _vector(
 
 def vector(x: Tensor, packed: Tensor, scale: float, row_scales: Tensor | None, output: Tensor, plan: Plan) -> None:
     """Write x W^T * scale of one row, or what each split of the plan adds to it, into `output` [splits, 1, n]."""
-    (_, k), (n, row_bytes) = x.shape, packed.shape
+    held = words(packed, x.dtype)
+    (_, k), (n, row_words) = x.shape, held.shape
+    size = packed.shape[1] // row_words
     _vector[(triton.cdiv(n, plan.features), plan.splits)](
-        x, packed, row_scales, output, n, k, row_bytes, plan.depth, scale / multiple(torch.float32),
-        FEATURES=plan.features, WIDTH=plan.width, num_warps=plan.num_warps,
+        x, held, row_scales, output, n, k, row_words, plan.depth // size, scale / multiple(torch.float32),
+        FEATURES=plan.features, WIDTH=plan.width // size, PLANES=planes(x.dtype), num_warps=plan.num_warps,
     )  # fmt: skip
