@@ -61,6 +61,11 @@ def _everything(p: Problem) -> Arguments:
     return p.q, p.gates, _cache(p), p.at
 
 
+def _for_triton(p: Problem) -> Arguments:
+    cache = _cache(p)
+    return p.q, p.gates, cache, p.at, step.workspace_for(p.q, cache)
+
+
 def _for_fla(p: Problem) -> Arguments:
     cache = _cache(p)
     step.check_fla(p.q, cache)
@@ -101,6 +106,7 @@ WORKLOAD = Workload(
         "sliding": variant("sliding", step.sliding, _query, counters=_count("sliding")),
         "combine": variant("combine", combine.gated_sum, lambda p: (p.gates, *p.branches)),
         "whole": variant("whole", step.whole, _everything, finish=of.settled, counters=_count_whole),
+        "whole_triton": variant("whole", step.whole_triton, _for_triton, finish=of.settled, counters=_count_whole),
         "whole_fla": variant("whole", step.whole_fla, _for_fla, finish=of.settled, counters=_count_whole),
     },
 )

@@ -1,5 +1,7 @@
 """One decode step on a cache: each stage by itself, and the whole. Queries are [B, 1, Hq, Dk], outputs [B, 1, Hq, Dv]."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend
@@ -60,6 +62,28 @@ def whole(q: Tensor, gates: Tensor, cache: Cache, at: Tensor) -> tuple[Tensor, T
     blocks = choose(q, cache, at)
     output = gate.gated_sum(gates, compressed(q, cache), read_selected(q, cache, blocks, at), sliding(q, cache))
     return output, blocks
+
+
+def whole_triton(q: Tensor, gates: Tensor, cache: Cache, at: Tensor, workspace: Any) -> tuple[Tensor, Tensor]:
+    """The same in four Triton kernels that meet in `workspace` (kernels/decode_plan.py); lengths are read on the device only."""
+    from workloads.nsa.kernels.decode_attend import decode_attend
+    from workloads.nsa.kernels.decode_choose import decode_choose
+    from workloads.nsa.kernels.decode_compressed import decode_compressed
+    from workloads.nsa.kernels.decode_sum import decode_sum
+
+    geometry, kv_heads = cache.geometry, cache.k.shape[2]
+    decode_compressed(q, cache.k, cache.v, cache.pooled_k, cache.pooled_v, cache.ends, workspace, geometry)
+    blocks = decode_choose(cache.ends, workspace, kv_heads, q.shape[2] // kv_heads, geometry)
+    decode_attend(q, cache.k, cache.v, cache.ends, workspace, geometry)
+    return decode_sum(gates, workspace, kv_heads, q), blocks
+
+
+def workspace_for(q: Tensor, cache: Cache) -> Any:
+    """Return the workspace of steps on this cache; raises Unsupported where the Triton kernels can't run."""
+    selection.check_triton(q.device)
+    from workloads.nsa.kernels.decode_plan import Workspace
+
+    return Workspace.of(q, cache.k, cache.v, cache.geometry)
 
 
 def whole_fla(q: Tensor, gates: Tensor, cache: Cache, at: Tensor, ends: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
