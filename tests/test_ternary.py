@@ -366,7 +366,7 @@ def test_variants_on_the_kernels_are_within_their_bounds(interpreted, index):
 # ---- the config, and a run
 
 
-@pytest.mark.parametrize(("grid", "most"), [("full", 60), ("lineup", 20), ("small", 12)])
+@pytest.mark.parametrize(("grid", "most"), [("full", 84), ("lineup", 20), ("small", 12)])
 def test_grids_are_as_short_as_they_should_be(grid, most):
     workload = compose(["workload=ternary"]).config.workload
     cases = expand(workload.grids[grid], workload.axes, {}, 100, workload.variants)

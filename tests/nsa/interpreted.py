@@ -1,7 +1,7 @@
 """Runs the Triton kernels on a CPU, for tests/nsa/test_kernels.py: `TRITON_INTERPRET=1 python -m tests.nsa.interpreted 0 1`.
 
 Triton looks at that variable when it is imported, so this is a process of its own. Prints, as JSON, how far each kernel was from
-the float64 reference on each of CASES, or on every second one, as in `0 2` and `1 2`.
+the float64 reference on each of CASES and PROMPTS, or on every second one, as in `0 2` and `1 2`.
 """
 
 import json
@@ -82,6 +82,77 @@ CASES = {
 } | {f"random {seed}": drawn(seed) for seed in range(6)}  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """A whole prompt for the kernels that only prefill has; small tiles, so that it takes several of them."""
+
+    g: Geometry
+    heads: int
+    kv_heads: int
+    seq_len: int
+    dim: int = 16
+    v_dim: int = 16
+    batch: int = 1
+    dtype: str = "float32"
+    chunk: int = 16
+    pieces: int = 1
+
+
+PROMPTS = {
+    "prompt, group 4": Prompt(Geometry(8, 4, 8, 5, 11), 8, 2, 70, 16, 24, chunk=32),
+    "prompt, group 3, batch 2, in pieces": Prompt(Geometry(4, 4, 12, 4, 5), 3, 1, 75, 20, 16, batch=2, pieces=3),
+    "prompt, group 1, window over all": Prompt(Geometry(2, 1, 4, 6, 99), 2, 2, 45, 16, 16, chunk=32),
+    "prompt, group 16, float16": Prompt(Geometry(8, 8, 16, 3, 16), 16, 1, 53, 32, 16, dtype="float16"),
+    "prompt, shorter than a block": Prompt(Geometry(8, 4, 64, 3, 3), 2, 1, 21),
+}
+
+
+def measure_prompt(c: Prompt, seed: int) -> dict[str, float]:
+    """The largest errors of the kernels that only a whole prompt has."""
+    from workloads.nsa import kernels
+    from workloads.nsa.kernels.tiles import Tile
+
+    dtype, g, at = getattr(torch, c.dtype), c.g, torch.arange(c.seq_len)[None]
+    q = randn(seed, c.batch, c.heads, c.seq_len, c.dim, dtype=dtype).transpose(1, 2)  # strided, as models may have it
+    k = randn(seed + 1, c.batch, c.seq_len, c.kv_heads, c.dim, dtype=dtype)
+    v = randn(seed + 2, c.batch, c.seq_len, c.kv_heads, c.v_dim, dtype=dtype)
+    gates = randn(seed + 3, c.batch, c.seq_len, c.heads, 3, dtype=dtype).sigmoid()
+    wide, tile = Tile(32, 16, 4, 2), Tile(16, 16, 4, 1)
+    heads_first = [x.transpose(1, 2).double() for x in (q, k, v)]
+
+    def error(found: Tensor, truth: Tensor) -> float:
+        return float((found.transpose(1, 2).double() - truth).abs().max())
+
+    pooled = kernels.pool(k, v, g)
+    means = [reference.pool(x, g) for x in heads_first[1:]]
+    of_compressed, lse = kernels.band(q, *pooled, last_key=g.block_len - 1, stride=g.stride, tile=wide)
+    from_pooled = [heads_first[0], *(x.transpose(1, 2).double() for x in pooled)]
+    seen = reference.visible_compressed(at, pooled[0].shape[1], g)
+    expected = lse_of(*from_pooled[:2], at, g)
+    of_sliding, _ = kernels.band(q, k, v, window=g.window, tile=tile)
+    chosen = reference.choose(reference.block_scores(*heads_first[:2], at, g), at, g)
+    blocks = chosen.int().flip(-1).contiguous()  # in any order
+    blocks[:, :, ::3, 1] = -1  # with none in the middle, and forced ones left out
+    of_selected = reference.selected(*heads_first, at, blocks.long(), g)
+    room = by_block.PART_BYTES
+    by_block.PART_BYTES = room if c.pieces == 1 else 1
+    found = kernels.by_block(q, k, v, blocks, g, chunk=c.chunk, tiles=(wide, tile))
+    gated = kernels.by_block(q, k, v, blocks, g, (gates, of_compressed, of_sliding), chunk=c.chunk, tiles=(tile, tile))
+    by_block.PART_BYTES = room
+    branches = [x.transpose(1, 2).double() for x in (of_compressed, of_selected.transpose(1, 2).to(dtype), of_sliding)]
+    whole = reference.combine(gates.transpose(1, 2).double(), *branches)
+    return {
+        "pool": max(error(one, mean) for one, mean in zip(pooled, means, strict=True)),
+        "compressed": error(of_compressed, reference.attend(*from_pooled, seen)),
+        "lse": float((lse.double() - expected).nan_to_num(0).abs().max()),
+        "lse of none": int((lse.isinf() != expected.isinf()).sum()),
+        "sliding": error(of_sliding, reference.sliding(*heads_first, at, g)),
+        "by block": error(found, of_selected),
+        "gated": error(gated, whole),
+        "gate": error(kernels.gate(gates, *(x.transpose(1, 2).to(dtype) for x in branches)), whole),
+    }
+
+
 def measure(c: Kernels, seed: int) -> dict[str, float]:
     """The largest errors of the kernels, and how many rows were chosen otherwise than the reference does.
 
@@ -152,5 +223,9 @@ def of_pooled(q: Tensor, pooled: Tensor, at: Tensor, blocks: int, g: Geometry) -
 if __name__ == "__main__":
     torch.set_num_threads(1)
     first, step = map(int, sys.argv[1:])
-    mine = list(enumerate(CASES.items()))[first::step]
-    json.dump({name: measure(case, seed) for seed, (name, case) in mine}, sys.stdout)
+    import importlib
+
+    by_block = importlib.import_module("workloads.nsa.kernels.by_block")  # the package has the function under this name
+    both = [*((measure, one) for one in CASES.items()), *((measure_prompt, one) for one in PROMPTS.items())]
+    mine = list(enumerate(both))[first::step]
+    json.dump({name: function(case, seed) for seed, (function, (name, case)) in mine}, sys.stdout)

@@ -9,12 +9,13 @@ import sys
 import pytest
 
 from runner.paths import ROOT
-from tests.nsa.interpreted import CASES
+from tests.nsa.interpreted import CASES, PROMPTS
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton isn't installed")
 ROUNDING = {"float32": 2e-5, "float16": 5e-3}
 """The interpreter has no matrix products in bfloat16."""
 
+EVERY_PROMPT = pytest.mark.parametrize("name", PROMPTS)
 EVERY_CASE = pytest.mark.parametrize("name", CASES)
 Found = dict[str, dict[str, float]]
 
@@ -54,3 +55,14 @@ def test_attention_over_the_chosen_blocks_is_the_references_in_any_order_of_them
 @EVERY_CASE
 def test_attention_over_no_block_is_zero(found: Found, name):
     assert found[name]["nothing selected"] == 0
+
+
+@EVERY_PROMPT
+@pytest.mark.parametrize("what", ["pool", "compressed", "lse", "sliding", "by block", "gated", "gate"])
+def test_the_kernels_of_a_whole_prompt_are_the_reference(found: Found, name, what):
+    assert found[name][what] <= ROUNDING[PROMPTS[name].dtype]
+
+
+@EVERY_PROMPT
+def test_the_log_sum_exp_of_a_query_that_sees_nothing_is_infinite(found: Found, name):
+    assert found[name]["lse of none"] == 0

@@ -24,6 +24,8 @@ ELSEWHERE = {
     "sliding_flash": "FlashAttention-2 with a window or log-sum-exp is in PyTorch for CUDA only",
     "sliding_flash_attn": "the package flash-attn isn't installed here|for CUDA only",
     "compressed_flash": "FlashAttention-2 with a window or log-sum-exp is in PyTorch for CUDA only",
+    "sliding_triton": "Triton kernels need a GPU|Triton isn't installed",
+    "compressed_triton": "Triton kernels need a GPU|Triton isn't installed",
     "selected_flex": "FlexAttention on a CPU takes no tile as small as one query",
     "selected_fla": "fla-core's kernels need a GPU",
     "selected_triton": "Triton kernels need a GPU|Triton isn't installed",
@@ -32,8 +34,11 @@ ELSEWHERE = {
 }
 STEPS = ["dense_flash", "compressed", "scoring", "selected", "sliding", "combine", "whole"]
 STEPS_ELSEWHERE = {name: ELSEWHERE[name] for name in ("dense_cudnn", "whole_fla")}
+STEPS_ELSEWHERE["whole_triton"] = "Triton kernels need a GPU|Triton isn't installed"
 NO_BACKWARD = {
     "selected_flex": "its block mask is made for queries only",
+    "sliding_triton": "this kernel has no backward",
+    "compressed_triton": "this kernel has no backward",
     "selected_triton": "this kernel has no backward",
     "scoring_torch": "the choice of blocks has no gradient",
     "scoring_triton": "the choice of blocks has no gradient",

@@ -12,7 +12,7 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from workloads.nsa import flash as fa
 from workloads.nsa import flex as fx
-from workloads.nsa import sdpa
+from workloads.nsa import sdpa, selection
 from workloads.nsa.geometry import Geometry
 
 
@@ -63,6 +63,21 @@ def block_mask(seq_len: int, geometry: Geometry, device: torch.device) -> BlockM
 def flex(q: Tensor, k: Tensor, v: Tensor, visible: BlockMask, geometry: Geometry) -> Tensor:
     """FlexAttention over the pooled keys."""
     return fx.attention(q, pool(k, geometry), pool(v, geometry), visible)
+
+
+def triton(q: Tensor, k: Tensor, v: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
+    """Pool, then the Triton kernel of this project; results as those of `flash`; forward only."""
+    selection.check_triton(q.device)
+    from workloads.nsa import kernels
+
+    return triton_pooled(q, *kernels.pool(k, v, geometry), geometry)
+
+
+def triton_pooled(q: Tensor, k: Tensor, v: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
+    """The same for keys and values that are pooled already."""
+    from workloads.nsa import kernels
+
+    return kernels.band(q, k, v, last_key=geometry.block_len - 1, stride=geometry.stride)
 
 
 def flash(q: Tensor, k: Tensor, v: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from runner.worker.workload import Axes, Context, Inputs, Unsupported, Workload
 from workloads.nsa import combine, compressed, dense, selected, selection, sliding, whole
-from workloads.nsa import flash as fa
 from workloads.nsa import flex as fx
 from workloads.nsa.operations import BRANCHES, Reads, operations, scores_of_choice, settled
 from workloads.nsa.problem import Problem, Shape, checked_rows, shape_of, tensors_of
@@ -93,9 +92,8 @@ def _pooled(p: Problem) -> Arguments:
 
 def _pooled_and_lse(p: Problem) -> Arguments:
     selection.check_triton(p.q.device)
-    fa.check(p.q, p.k)
     pooled = compressed.pool(p.k, p.geometry)
-    return p.q, pooled, compressed.flash_pooled(p.q, pooled, pooled, p.geometry)[1], positions(p.shape, p.q.device), p.geometry
+    return p.q, pooled, compressed.triton_pooled(p.q, pooled, pooled, p.geometry)[1], positions(p.shape, p.q.device), p.geometry
 
 
 def _everything(p: Problem) -> Arguments:
@@ -126,10 +124,12 @@ WORKLOAD = Workload(
         "sliding_masked": variant("sliding", sliding.masked, _sliding_mask),
         "sliding_flash": variant("sliding", sliding.flash, _qkv_geometry),
         "sliding_flash_attn": variant("sliding", sliding.flash_attn, _qkv_geometry),
+        "sliding_triton": variant("sliding", sliding.triton, _qkv_geometry, backward=NO_KERNEL),
         "sliding_flex": variant("sliding", fx.attention, _sliding_block_mask),
         "compressed_loop": variant("compressed", compressed.loop, _qkv_geometry),
         "compressed_masked": variant("compressed", compressed.masked, _compressed_mask),
         "compressed_flash": variant("compressed", compressed.flash, _qkv_geometry),
+        "compressed_triton": variant("compressed", compressed.triton, _qkv_geometry, backward=NO_KERNEL),
         "compressed_flex": variant("compressed", compressed.flex, _compressed_block_mask),
         "selected_gather": variant("selected", selected.gather, _blocks_and_positions),
         "selected_flex": variant("selected", selected.flex, _blocks_as_mask, backward="its block mask is made for queries only"),

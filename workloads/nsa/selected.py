@@ -84,15 +84,17 @@ def flex(q: Tensor, k: Tensor, v: Tensor, mask: BlockMask, rows: int) -> Tensor:
 
 
 def triton(q: Tensor, k: Tensor, v: Tensor, blocks: Tensor, at: Tensor, geometry: Geometry) -> Tensor:
-    """The Triton kernel of this project; forward only."""
+    """The Triton kernels of this project; forward only: block by block where that moves fewer bytes, else query by query."""
     selection.check_triton(q.device)
     from workloads.nsa import kernels
 
+    if kernels.pays(q, k, v, geometry):
+        return kernels.by_block(q, k, v, blocks, geometry)
     return kernels.selected(q, k, v, blocks, at, geometry)
 
 
 def fastest(q: Tensor, k: Tensor, v: Tensor, blocks: Tensor, at: Tensor, geometry: Geometry) -> Tensor:
-    """The Triton kernel where it can run; else, and where gradients are wanted, fla-core's, or gathered."""
+    """The Triton kernels where they can run; else, and where gradients are wanted, fla-core's, or gathered."""
     if not q.requires_grad and selection.has_triton(q.device):
         return triton(q, k, v, blocks, at, geometry)
     try:

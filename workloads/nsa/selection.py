@@ -108,7 +108,7 @@ def torch_choice(q: Tensor, pooled: Tensor, at: Tensor, geometry: Geometry) -> T
 def triton_choice(q: Tensor, pooled: Tensor, lse: Tensor, at: Tensor, geometry: Geometry) -> Tensor:
     """Return the same choice with two Triton kernels, for queries [B, S, Hq, D] of a whole sequence.
 
-    `lse` [B, Hq, S] is the log-sum-exp of the compressed branch's scores, which FlashAttention-2 gives with its output.
+    `lse` [B, Hq, S] is the log-sum-exp of the compressed branch's scores, which that branch gives with its output.
     """
     check_triton(q.device)
     from workloads.nsa import kernels

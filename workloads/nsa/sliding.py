@@ -7,7 +7,7 @@ from torch.nn.attention.flex_attention import BlockMask
 from runner.worker.workload import Unsupported
 from workloads.nsa import flash as fa
 from workloads.nsa import flex as fx
-from workloads.nsa import sdpa
+from workloads.nsa import sdpa, selection
 from workloads.nsa.geometry import Geometry
 
 
@@ -37,6 +37,14 @@ def flash(q: Tensor, k: Tensor, v: Tensor, geometry: Geometry) -> Tensor:
     """FlashAttention-2 with a window."""
     fa.check(q, k)
     return fa.attention(q, k, fa.pad(v, q.shape[-1]), causal=True, window=geometry.window)[0][..., : v.shape[-1]]
+
+
+def triton(q: Tensor, k: Tensor, v: Tensor, geometry: Geometry) -> Tensor:
+    """The Triton kernel of this project; forward only."""
+    selection.check_triton(q.device)
+    from workloads.nsa import kernels
+
+    return kernels.band(q, k, v, window=geometry.window)[0]
 
 
 def flash_attn(q: Tensor, k: Tensor, v: Tensor, geometry: Geometry) -> Tensor:

@@ -23,17 +23,37 @@ def masked(
 
 
 def can_be_fast(q: Tensor, k: Tensor) -> bool:
-    """Whether `fused` can run: FlashAttention-2 and Triton are there for this device and dtype."""
+    """Whether `triton` can run in 16 bits, or, where gradients are wanted, `fused`: it needs FlashAttention-2 too."""
     try:
-        fa.check(q, k)
         selection.check_triton(q.device)
+        if q.requires_grad:
+            fa.check(q, k)
     except Unsupported:
         return False
-    return True
+    return q.dtype in (torch.float16, torch.bfloat16) and q.shape[-1] <= fa.MAX_HEAD_DIM
+
+
+def triton(q: Tensor, k: Tensor, v: Tensor, gates: Tensor, at: Tensor, geometry: Geometry) -> Found:
+    """The Triton kernels of this project for everything; forward only.
+
+    The log-sum-exp of the compressed branch serves the scores. Where the selected branch goes block by block, its last kernel
+    forms the gated sum as well.
+    """
+    selection.check_triton(q.device)
+    from workloads.nsa import kernels
+
+    pooled_k, pooled_v = kernels.pool(k, v, geometry)
+    of_compressed, lse = compressed.triton_pooled(q, pooled_k, pooled_v, geometry)
+    blocks = selection.triton_choice(q, pooled_k, lse, at, geometry)
+    of_sliding = sliding.triton(q, k, v, geometry)
+    if kernels.pays(q, k, v, geometry):
+        return kernels.by_block(q, k, v, blocks, geometry, (gates, of_compressed, of_sliding)), blocks
+    of_selected = kernels.selected(q, k, v, blocks, at, geometry)
+    return kernels.gate(gates, of_compressed, of_selected, of_sliding), blocks
 
 
 def fused(q: Tensor, k: Tensor, v: Tensor, gates: Tensor, at: Tensor, geometry: Geometry) -> Found:
-    """FlashAttention-2 for the compressed and the sliding branch, Triton for the choice and, forward, the selected branch.
+    """What training uses: FlashAttention-2 for the compressed and the sliding branch, Triton for the choice.
 
     The log-sum-exp of the compressed branch serves the scores. Where gradients are wanted the selected branch is fla-core's, if
     it can, else gathered.
@@ -47,8 +67,10 @@ def fused(q: Tensor, k: Tensor, v: Tensor, gates: Tensor, at: Tensor, geometry: 
 
 
 def fastest(q: Tensor, k: Tensor, v: Tensor, gates: Tensor, at: Tensor, geometry: Geometry, *masks: Tensor) -> Found:
-    """The best that this software has for the device: `fused`; given masks, `masked`."""
-    return masked(q, k, v, gates, at, geometry, *masks) if masks else fused(q, k, v, gates, at, geometry)
+    """The best that this software has: `triton`, where gradients are wanted `fused`; given masks, `masked`."""
+    if masks:
+        return masked(q, k, v, gates, at, geometry, *masks)
+    return fused(q, k, v, gates, at, geometry) if q.requires_grad else triton(q, k, v, gates, at, geometry)
 
 
 def fla(q: Tensor, k: Tensor, v: Tensor, gates: Tensor, at: Tensor, geometry: Geometry) -> Found:
