@@ -10,11 +10,10 @@ from runner.worker.calls import CallProfile
 from runner.worker.gate import GateResult
 from runner.worker.rates import impossible, rates
 from runner.worker.sampling import Collected
+from runner.worker.timers import MOST_HIDDEN_MS
 from runner.worker.workload import Figure, Inputs, Variant, Work
 
 LAUNCH_BOUND = 1.5
-LONG_HOST_MS = 10.0
-"""A host this slow issues more launches than fit into the GPU's queue, some 1,000: then the GPU waits for it, blocked or not."""
 CONTROL = " again"
 """What the baseline's second self is called behind its name, and where its samples are kept."""
 
@@ -78,7 +77,7 @@ class Records:
             clock = telemetry["sm_clock_mhz"]["median"]
             held = f"power limit: it held the clock at {clock:g} of {self.max_clock_mhz:g} MHz"
             warnings.append(f"{held}, so times depend on what ran just before")
-        if main.timer == "cuda_event" and one.profile.host_ms > LONG_HOST_MS:
+        if main.timer == "cuda_event" and one.profile.host_ms > MOST_HIDDEN_MS:
             hidden = f"the host needs {one.profile.host_ms:.0f} ms to issue a call, longer than it can be kept ahead of the GPU"
             warnings.append(f"{hidden}: the time has waits for it")
         if main.throttled:
