@@ -149,8 +149,9 @@ def test_the_m4_decision_is_by_the_shapes_that_the_architecture_is_for_and_by_bo
     assert settings.items() <= job.derive["settings"].items()
     cases = {(case.axes["context"], case.axes["batch"]) for case in job.cases}
     assert cases == {(context, batch) for context in (8192, 16384, 32768, 65536) for batch in (1, 16)}
-    (gate,) = job.derive["decisions"]
-    assert gate["key"] == "custom_selection_kernel"
+    gate, pays = job.derive["decisions"]
+    assert (gate["key"], pays["key"]) == ("custom_selection_kernel", "custom_kernels_pay")
+    assert pays["variant"] in job.variants
     assert (gate["metric"], gate["at_least"], gate["also"], gate["over"]) == ("share", 0.25, {"headroom": 1.2}, "every")
     assert {gate["variant"], *gate["parts"]} <= set(job.variants)
     assert job.derive["compositions"]["whole"] == {"stages": ["compressed", "scoring", "selected", "sliding", "combine"]}
