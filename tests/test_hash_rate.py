@@ -130,7 +130,7 @@ def test_a_way_that_gets_a_known_answer_wrong_is_incorrect_before_it_is_timed(mo
 
 
 def test_without_a_gpu_the_kernel_is_unsupported():
-    with pytest.raises(Unsupported, match="CUDA"):
+    with pytest.raises(Unsupported, match=r"Triton kernels need a GPU|Triton isn't installed"):
         TRITON.prepare(made(4))
 
 

@@ -139,7 +139,7 @@ def test_triton_says_why_it_can_not_run_on_a_cpu(op):
 
 def test_compile_says_that_it_needs_a_compiler(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(Unsupported, match=r"needs a C\+\+ compiler; install g\+\+"):
+    with pytest.raises(Unsupported, match=r"there is no C\+\+ compiler; install g\+\+"):
         failure("compile", case("add", 4), SIZES["odd"])
 
 

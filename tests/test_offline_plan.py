@@ -111,21 +111,32 @@ class Place:
 def serving(place: Place) -> Iterator[None]:
     """Run SkyPilot's server; it and all that it started are ended whatever happens."""
     log = place.folder / "server.log"
-    with open(log, "wb") as output:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "sky.client.cli.command", "api", "start", "--foreground", "--host", "127.0.0.1"],
-            cwd=place.folder, env=place.environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-            start_new_session=True,
-        )  # fmt: skip
-    try:
-        until = time.monotonic() + START_S
-        while "on-boot-check finished" not in log.read_text():  # it finds no accounts, and would say so after `ENABLE`
-            assert server.poll() is None, f"SkyPilot's server ended:\n{log.read_text()[-2000:]}"
-            assert time.monotonic() < until, f"SkyPilot's server did not start in {START_S:g} s:\n{log.read_text()[-2000:]}"
-            time.sleep(0.2)
-        yield
-    finally:
-        end_group(server)
+    for left in reversed(range(3)):
+        with open(log, "wb") as output:
+            server = subprocess.Popen(
+                [sys.executable, "-m", "sky.client.cli.command", "api", "start", "--foreground", "--host", "127.0.0.1"],
+                cwd=place.folder, env=place.environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                start_new_session=True,
+            )  # fmt: skip
+        try:
+            if ready(server, log):
+                yield
+                return
+            assert left, f"one of SkyPilot's ports was taken three times:\n{log.read_text()[-2000:]}"
+        finally:
+            end_group(server)
+
+
+def ready(server: "subprocess.Popen[bytes]", log: Path) -> bool:
+    """Wait for the server; False when a port that it always takes was another test's just then, since it would wait for ever."""
+    until = time.monotonic() + START_S
+    while "on-boot-check finished" not in (said := log.read_text()):  # it finds no accounts, and would say so after `ENABLE`
+        if "Address already in use" in said:
+            return False
+        assert server.poll() is None, f"SkyPilot's server ended:\n{said[-2000:]}"
+        assert time.monotonic() < until, f"SkyPilot's server did not start in {START_S:g} s:\n{said[-2000:]}"
+        time.sleep(0.2)
+    return True
 
 
 @pytest.fixture(scope="module")

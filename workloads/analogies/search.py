@@ -8,7 +8,7 @@ small and several times as fast as torch's int8 product there.
 import torch
 from torch import Tensor
 
-from runner.worker.workload import Unsupported
+from runner.worker.compilers import check_triton
 from workloads.analogies.formats import Format, queries, rows
 
 BEST = 10
@@ -34,14 +34,8 @@ def scores_of(stored: Format, codes: Tensor, scale: Tensor, batch: Tensor) -> Te
 
 def check(device: torch.device) -> None:
     """Raise Unsupported where tables of codes can't be searched on `device`."""
-    if device.type != "cuda":
-        return
-    try:
-        import triton  # noqa: F401
-    except ImportError as error:
-        raise Unsupported("tables of codes need Triton on a GPU: pip install triton") from error
-    if torch.cuda.get_device_capability(device) < (8, 0):
-        raise Unsupported("the int8 products of the Triton kernel need SM 8.0 or newer")
+    if device.type == "cuda":
+        check_triton(device)
 
 
 def exact(stored: Format, codes: Tensor, scale: Tensor, batch: Tensor, words: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from runner.worker.workload import Axes, Context, Incorrect, Inputs, Unsupported, Variant, Work, Workload
+from runner.worker.compilers import check_triton
+from runner.worker.workload import Axes, Context, Incorrect, Inputs, Variant, Work, Workload
 from workloads.hash_rate import sha256, torch_ops, trits
 
 ROUND_OPS, SCHEDULE_OPS, SUM_OPS = 26, 13, 8
@@ -92,12 +93,9 @@ def _torch_inputs(inputs: Inputs) -> Inputs:
 
 
 def _triton_inputs(inputs: Inputs) -> Inputs:
-    if inputs[0].device.type != "cuda":
-        raise Unsupported("the Triton kernel needs a CUDA GPU")
-    try:
-        from workloads.hash_rate import kernels
-    except ImportError as error:
-        raise Unsupported("Triton is not installed; pip install triton") from error
+    check_triton(inputs[0].device)
+    from workloads.hash_rate import kernels
+
     return _prepared(inputs, kernels.fold)
 
 

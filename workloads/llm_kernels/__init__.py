@@ -9,14 +9,13 @@ Inputs are rounded to the case's dtype before anyone sees them, so that an error
 """
 
 import functools
-import os
-import shutil
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from runner.worker.compilers import check_cpp, check_triton
 from runner.worker.workload import BYTES_PER_ELEMENT, Axes, Context, Inputs, Params, Unsupported, Variant, Work, Workload
 from workloads.llm_kernels.ops import OPS, Sizes
 
@@ -73,31 +72,18 @@ def _compile(inputs: Inputs) -> Inputs:
     """Have the operation compiled: that happens in its first call, which has a time of its own."""
     op, *arguments = inputs
     device = next(one.device for one in arguments if isinstance(one, Tensor))
-    if device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
-        raise Unsupported("torch.compile on a CPU needs a C++ compiler; install g++")
+    check_cpp(device, "this variant")
     if device.type == "cuda":
-        _check_triton(device)  # what it generates for a GPU is Triton
+        check_triton(device)  # what it generates for a GPU is Triton
     return _compiled(op), *arguments
 
 
 def _triton(inputs: Inputs) -> Inputs:
     op, *arguments = inputs
-    _check_triton(next(one.device for one in arguments if isinstance(one, Tensor)))
+    check_triton(next(one.device for one in arguments if isinstance(one, Tensor)))
     from workloads.llm_kernels import kernels
 
     return getattr(kernels, op), *arguments
-
-
-def _check_triton(device: torch.device) -> None:
-    """Raise Unsupported where Triton kernels can't run."""
-    try:
-        import triton  # noqa: F401
-    except ImportError as error:
-        raise Unsupported("Triton isn't installed; on Linux it comes with PyTorch for CUDA") from error
-    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise Unsupported("Triton kernels need a GPU (TRITON_INTERPRET=1 interprets them on a CPU, for tests)")
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
-        raise Unsupported("these Triton kernels need SM 8.0 or newer")
 
 
 def _call(function: Callable[..., Tensor], *arguments: Any) -> Tensor:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
+from runner.worker.compilers import check_triton
 from workloads.nsa import flash as fa
 from workloads.nsa import flex as fx
-from workloads.nsa import sdpa, selection
+from workloads.nsa import sdpa
 from workloads.nsa.geometry import Geometry
 
 
@@ -67,7 +68,7 @@ def flex(q: Tensor, k: Tensor, v: Tensor, visible: BlockMask, geometry: Geometry
 
 def triton(q: Tensor, k: Tensor, v: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
     """Pool, then the Triton kernel of this project; results as those of `flash`; forward only."""
-    selection.check_triton(q.device)
+    check_triton(q.device)
     from workloads.nsa import kernels
 
     return triton_pooled(q, *kernels.pool(k, v, geometry), geometry)

@@ -1,7 +1,6 @@
 """FlexAttention as PyTorch ships it, compiled; mask and block mask are made in `prepare`, outside the timing."""
 
 import functools
-import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
+from runner.worker.compilers import check_cpp
 from runner.worker.workload import Unsupported
 
 Mask = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -29,8 +29,7 @@ def _compiled() -> Callable[..., Any]:
 
 def check(q: Tensor) -> None:
     """Raise Unsupported where FlexAttention can't be compiled: on a CPU without a C++ compiler, on an old GPU."""
-    if q.device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
-        raise Unsupported("FlexAttention on a CPU is compiled, and there is no C++ compiler; install g++")
+    check_cpp(q.device, "FlexAttention")
     if q.device.type == "cuda" and torch.cuda.get_device_capability(q.device) < (8, 0):
         raise Unsupported("FlexAttention needs SM 8.0 or newer")
     if q.device.type == "cpu" and q.requires_grad:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from runner.worker.compilers import check_triton
 from runner.worker.workload import Axes, Context, Inputs, Unsupported, Workload
 from workloads.nsa import combine, compressed, dense, selected, selection, sliding, whole
 from workloads.nsa import flex as fx
@@ -91,7 +92,7 @@ def _pooled(p: Problem) -> Arguments:
 
 
 def _pooled_and_lse(p: Problem) -> Arguments:
-    selection.check_triton(p.q.device)
+    check_triton(p.q.device)
     pooled = compressed.pool(p.k, p.geometry)
     return p.q, pooled, compressed.triton_pooled(p.q, pooled, pooled, p.geometry)[1], positions(p.shape, p.q.device), p.geometry
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
+from runner.worker.compilers import check_triton
 from runner.worker.workload import Unsupported
 from workloads.nsa import flex as fx
 from workloads.nsa import selection
@@ -85,7 +86,7 @@ def flex(q: Tensor, k: Tensor, v: Tensor, mask: BlockMask, rows: int) -> Tensor:
 
 def triton(q: Tensor, k: Tensor, v: Tensor, blocks: Tensor, at: Tensor, geometry: Geometry) -> Tensor:
     """The Triton kernels of this project; forward only: block by block where that moves fewer bytes, else query by query."""
-    selection.check_triton(q.device)
+    check_triton(q.device)
     from workloads.nsa import kernels
 
     if kernels.pays(q, k, v, geometry):

@@ -2,12 +2,12 @@
 
 import functools
 import math
-import os
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from runner.worker.compilers import check_triton
 from runner.worker.workload import Unsupported
 from workloads.nsa import reference
 from workloads.nsa.geometry import Geometry
@@ -27,18 +27,6 @@ def has_triton(device: torch.device) -> bool:
     except Unsupported:
         return False
     return True
-
-
-def check_triton(device: torch.device) -> None:
-    """Raise Unsupported where the Triton kernels can't run."""
-    try:
-        import triton  # noqa: F401
-    except ImportError as error:
-        raise Unsupported("Triton isn't installed") from error
-    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise Unsupported("Triton kernels need a GPU (TRITON_INTERPRET=1 interprets them on a CPU, for tests)")
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
-        raise Unsupported("these Triton kernels need SM 8.0 or newer")
 
 
 def scores(q: Tensor, pooled: Tensor, at: Tensor, num_blocks: int, geometry: Geometry) -> Tensor:

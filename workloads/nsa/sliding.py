@@ -4,10 +4,11 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
+from runner.worker.compilers import check_triton
 from runner.worker.workload import Unsupported
 from workloads.nsa import flash as fa
 from workloads.nsa import flex as fx
-from workloads.nsa import sdpa, selection
+from workloads.nsa import sdpa
 from workloads.nsa.geometry import Geometry
 
 
@@ -41,7 +42,7 @@ def flash(q: Tensor, k: Tensor, v: Tensor, geometry: Geometry) -> Tensor:
 
 def triton(q: Tensor, k: Tensor, v: Tensor, geometry: Geometry) -> Tensor:
     """The Triton kernel of this project; forward only."""
-    selection.check_triton(q.device)
+    check_triton(q.device)
     from workloads.nsa import kernels
 
     return kernels.band(q, k, v, window=geometry.window)[0]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
+from runner.worker.compilers import check_triton
 from runner.worker.workload import Unsupported
 from workloads.nsa import combine as gate
 from workloads.nsa import peer, sdpa, selected, selection
@@ -80,7 +81,7 @@ def whole_triton(q: Tensor, gates: Tensor, cache: Cache, at: Tensor, workspace: 
 
 def workspace_for(q: Tensor, cache: Cache) -> Any:
     """Return the workspace of steps on this cache; raises Unsupported where the Triton kernels can't run."""
-    selection.check_triton(q.device)
+    check_triton(q.device)
     from workloads.nsa.kernels.decode_plan import Workspace
 
     return Workspace.of(q, cache.k, cache.v, cache.geometry)

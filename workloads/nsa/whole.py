@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from runner.worker.compilers import check_triton
 from runner.worker.workload import Unsupported
 from workloads.nsa import combine, compressed, peer, selected, selection, sliding
 from workloads.nsa import flash as fa
@@ -25,7 +26,7 @@ def masked(
 def can_be_fast(q: Tensor, k: Tensor) -> bool:
     """Whether `triton` can run in 16 bits, or, where gradients are wanted, `fused`: it needs FlashAttention-2 too."""
     try:
-        selection.check_triton(q.device)
+        check_triton(q.device)
         if q.requires_grad:
             fa.check(q, k)
     except Unsupported:
@@ -39,7 +40,7 @@ def triton(q: Tensor, k: Tensor, v: Tensor, gates: Tensor, at: Tensor, geometry:
     The log-sum-exp of the compressed branch serves the scores. Where the selected branch goes block by block, its last kernel
     forms the gated sum as well.
     """
-    selection.check_triton(q.device)
+    check_triton(q.device)
     from workloads.nsa import kernels
 
     pooled_k, pooled_v = kernels.pool(k, v, geometry)

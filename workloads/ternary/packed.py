@@ -1,26 +1,14 @@
 """Weights packed: four a byte, which kernels compute on; five a byte, unpacked for a dense matmul in each call."""
 
-import os
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from runner.worker.workload import Incorrect, Unsupported, Variant
+from runner.worker.compilers import check_triton
+from runner.worker.workload import Incorrect, Variant
 from workloads.ternary.forms import Hold, form, linear
 from workloads.ternary.packing import pack2bit, pack5, trits, unpack2bit, unpack5
-
-
-def check_triton(device: torch.device) -> None:
-    """Raise Unsupported where the Triton kernels can't run."""
-    try:
-        import triton  # noqa: F401
-    except ImportError as error:
-        raise Unsupported("Triton isn't installed here: pip install triton") from error
-    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise Unsupported("Triton kernels need a GPU (TRITON_INTERPRET=1 interprets them on a CPU, for tests); use packed5")
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
-        raise Unsupported("these Triton kernels need SM 8.0 or newer; use packed5")
 
 
 def _same_weights(unpacked: Tensor, weights: Tensor) -> None:
@@ -31,7 +19,7 @@ def _same_weights(unpacked: Tensor, weights: Tensor) -> None:
 
 def _two_bits(eight: bool) -> Hold:
     def hold(x: Tensor, weights: Tensor, scale: Tensor) -> tuple[Any, ...]:
-        check_triton(x.device)
+        check_triton(x.device, "use packed5")
         from workloads.ternary import kernels
 
         packed = pack2bit(weights)

@@ -17,7 +17,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from workloads.nsa.geometry import Geometry
 from workloads.nsa.kernels.decode_plan import Workspace, can_start_early
-from workloads.nsa.kernels.tiles import LOG2_E, MIN_ROWS, precision
+from workloads.nsa.kernels.tiles import LOG2_E, padded, precision
 
 STAGES, NUM_WARPS = 3, 4
 
@@ -97,8 +97,8 @@ def decode_attend(q: Tensor, k: Tensor, v: Tensor, ends: Tensor, workspace: Work
         q.stride(0), q.stride(2), k.stride(0), k.stride(1), k.stride(2), v.stride(0), v.stride(1), v.stride(2),
         dim**-0.5 * LOG2_E,
         KV_HEADS=kv_heads, GROUP=group, GROUP_PAD=triton.next_power_of_2(group), ROWS=workspace.both_tops.shape[2],
-        DIM=dim, DIM_PAD=max(MIN_ROWS, triton.next_power_of_2(dim)),
-        V_DIM=v_dim, V_DIM_PAD=max(MIN_ROWS, triton.next_power_of_2(v_dim)),
+        DIM=dim, DIM_PAD=padded(dim),
+        V_DIM=v_dim, V_DIM_PAD=padded(v_dim),
         SELECT_LEN=geometry.select_len, NUM_SELECT=geometry.num_select, WINDOW=geometry.window,
         KEYS=cut.keys, ITEMS_PAD=workspace.items.shape[1], SPLITS=cut.attend_splits, SPLITS_ROOM=workspace.both_tops.shape[1],
         PRECISION=precision(q), STAGES=STAGES,

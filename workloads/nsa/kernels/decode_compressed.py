@@ -24,7 +24,7 @@ from triton.language.extra.cuda import gdc_launch_dependents
 
 from workloads.nsa.geometry import Geometry
 from workloads.nsa.kernels.decode_plan import Workspace, can_start_early
-from workloads.nsa.kernels.tiles import LOG2_E, MIN_ROWS, precision
+from workloads.nsa.kernels.tiles import LOG2_E, MIN_ROWS, padded, precision
 
 STAGES, NUM_WARPS = 3, 4
 
@@ -150,8 +150,8 @@ def decode_compressed(
         pooled_k.stride(0), pooled_k.stride(1), pooled_k.stride(2), pooled_v.stride(0), pooled_v.stride(1), pooled_v.stride(2),
         cut.tiles, dim**-0.5 * LOG2_E,
         KV_HEADS=kv_heads, GROUP=group, GROUP_PAD=group_pad, ROWS=max(MIN_ROWS, group_pad),
-        DIM=dim, DIM_PAD=max(MIN_ROWS, triton.next_power_of_2(dim)),
-        V_DIM=v_dim, V_DIM_PAD=max(MIN_ROWS, triton.next_power_of_2(v_dim)),
+        DIM=dim, DIM_PAD=padded(dim),
+        V_DIM=v_dim, V_DIM_PAD=padded(v_dim),
         BLOCK_LEN=geometry.block_len, LEN_PAD=triton.next_power_of_2(geometry.block_len), STRIDE=geometry.stride,
         SELECT_LEN=geometry.select_len, COLUMNS=cut.columns, BLOCKS=cut.blocks, BLOCKS_PAD=workspace.scores.shape[2],
         SPLITS=cut.compressed_splits, SPLITS_ROOM=workspace.tops.shape[1],

@@ -8,7 +8,7 @@ import triton
 from torch import Tensor
 
 from workloads.nsa.geometry import Geometry
-from workloads.nsa.kernels.tiles import MIN_ROWS
+from workloads.nsa.kernels.tiles import MIN_ROWS, padded
 
 TILE_BYTES = 2**15
 """Keys and values of one tile: with the next one on its way, several programs fit into the 99 KiB of shared memory of Ada."""
@@ -107,10 +107,10 @@ class Workspace:
             processors = torch.cuda.get_device_properties(q.device).multi_processor_count
         batch, room, kv_heads, dim = k.shape
         v_dim = v.shape[-1]
-        pads = sum(max(MIN_ROWS, triton.next_power_of_2(width)) for width in (dim, v_dim))
+        pads = sum(padded(width) for width in (dim, v_dim))
         cut = plan(batch, kv_heads, pads * k.element_size(), room, geometry, processors)
         units, group = batch * kv_heads, triton.next_power_of_2(q.shape[2] // kv_heads)
-        blocks_pad = max(MIN_ROWS, triton.next_power_of_2(cut.blocks))
+        blocks_pad = padded(cut.blocks)
 
         def room_for(*sizes: int, fill: float = 0.0) -> Tensor:
             return torch.full((units, *sizes), fill, dtype=torch.float32, device=q.device)
