@@ -78,6 +78,9 @@ def main() -> None:
     parser.add_argument("--gpu", default="h200", help="its file in conf/gpu")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
+    for run in filter(None, (given.run, given.fla)):
+        if not (run / "measurements.csv").is_file():
+            parser.error(f"{run}: expected the folder of a run, with a measurements.csv (python -m runner.report makes it)")
     rows = read(given.run)
     if given.fla:
         rows += [row for row in read(given.fla) if row["variant"] == "whole_fla"]
