@@ -29,6 +29,15 @@ def check_triton(device: torch.device, otherwise: str = "") -> None:
         raise Unsupported(f"these Triton kernels need SM {OLDEST[0]}.{OLDEST[1]} or newer{ways_on}")
 
 
+def has_triton(device: torch.device) -> bool:
+    """Whether Triton kernels can run."""
+    try:
+        check_triton(device)
+    except Unsupported:
+        return False
+    return True
+
+
 def check_cpp(device: torch.device, what: str) -> None:
     """Raise Unsupported where `what`, compiled, would run on a CPU and there is no C++ compiler."""
     if device.type == "cpu" and not any(map(shutil.which, CPP)):

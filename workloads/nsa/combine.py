@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from workloads.nsa import selection
+from runner.worker.compilers import has_triton
 
 
 def gated_sum(gates: Tensor, compressed: Tensor, selected: Tensor, sliding: Tensor) -> Tensor:
@@ -13,7 +13,7 @@ def gated_sum(gates: Tensor, compressed: Tensor, selected: Tensor, sliding: Tens
     """
     parts = gates, compressed, selected, sliding
     wanted = torch.is_grad_enabled() and any(x.requires_grad for x in parts)
-    if compressed.device.type == "cuda" and not wanted and selection.has_triton(compressed.device):
+    if compressed.device.type == "cuda" and not wanted and has_triton(compressed.device):
         from workloads.nsa import kernels
 
         return kernels.gate(*parts)

@@ -4,10 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-from runner.worker.compilers import check_triton
+from runner.worker.compilers import check_triton, has_triton
 from runner.worker.workload import Unsupported
 from workloads.nsa import flex as fx
-from workloads.nsa import selection
 from workloads.nsa.geometry import Geometry
 
 CHUNK_BYTES = 2**30
@@ -96,7 +95,7 @@ def triton(q: Tensor, k: Tensor, v: Tensor, blocks: Tensor, at: Tensor, geometry
 
 def fastest(q: Tensor, k: Tensor, v: Tensor, blocks: Tensor, at: Tensor, geometry: Geometry) -> Tensor:
     """The Triton kernels where they can run; else, and where gradients are wanted, fla-core's, or gathered."""
-    if not q.requires_grad and selection.has_triton(q.device):
+    if not q.requires_grad and has_triton(q.device):
         return triton(q, k, v, blocks, at, geometry)
     try:
         check_fla(q, k)

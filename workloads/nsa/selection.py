@@ -7,8 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from runner.worker.compilers import check_triton
-from runner.worker.workload import Unsupported
+from runner.worker.compilers import check_triton, has_triton
 from workloads.nsa import reference
 from workloads.nsa.geometry import Geometry
 from workloads.nsa.problem import Problem, by_rows, keys_and_values, take_rows
@@ -18,15 +17,6 @@ CHUNK_BYTES = 2**29
 
 NEAR_TIE = 0.01
 """A chosen block may score this much less than the true last of the best n: rounding decides between near ties."""
-
-
-def has_triton(device: torch.device) -> bool:
-    """Whether the Triton kernels can run."""
-    try:
-        check_triton(device)
-    except Unsupported:
-        return False
-    return True
 
 
 def scores(q: Tensor, pooled: Tensor, at: Tensor, num_blocks: int, geometry: Geometry) -> Tensor:

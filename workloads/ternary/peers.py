@@ -14,7 +14,7 @@ def _layer(name: str, x: Tensor, weights: Tensor, scale: Tensor) -> tuple[Any, .
     if x.device.type != "cuda":
         raise Unsupported("gemlite's kernels need a GPU")
     try:
-        from gemlite import helper  # type: ignore[import-not-found, unused-ignore]
+        from gemlite import helper
     except ImportError as error:
         raise Unsupported("gemlite isn't installed here: pip install gemlite") from error
     if weights.shape[1] % 32 or weights.shape[0] % 32:

@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from workloads.nsa.kernels.rows import rows_of
 from workloads.nsa.kernels.tiles import LOG2_E, Tile, attention_tile, padded, precision, room
 
 
@@ -62,13 +63,10 @@ def _band(
     first_token = (tl.num_programs(0) - 1 - tl.program_id(0)) * TOKENS
     batch = (tl.program_id(1) // KV_HEADS).to(tl.int64)
     kv_head = (tl.program_id(1) % KV_HEADS).to(tl.int64)
-    row = tl.arange(0, TOKENS * GROUP_PAD)
-    token, member = first_token + row // GROUP_PAD, row % GROUP_PAD
-    head = kv_head * GROUP + member
-    real = (token < seq_len) & (member < GROUP)
-    dim, v_dim = tl.arange(0, DIM_PAD), tl.arange(0, V_DIM_PAD)
-    at_q = q + batch * q_batch + token[:, None].to(tl.int64) * q_token + head[:, None] * q_head + dim[None, :]
-    queries = tl.load(at_q, mask=real[:, None] & (dim[None, :] < DIM), other=0.0)
+    token, _, head, real, queries = rows_of(
+        q, q_batch, q_token, q_head, batch, kv_head, first_token, seq_len, GROUP, GROUP_PAD, TOKENS, DIM, DIM_PAD
+    )
+    v_dim = tl.arange(0, V_DIM_PAD)
     k += batch * k_batch + kv_head * k_head
     v += batch * v_batch + kv_head * v_head
 

@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from workloads.nsa.geometry import Geometry
+from workloads.nsa.kernels.rows import rows_of
 from workloads.nsa.kernels.tiles import LOG2_E, MIN_ROWS, Tile, padded, precision, room, score_tile
 
 
@@ -55,13 +56,9 @@ def _block_scores(
     first_token = (tl.num_programs(0) - 1 - tl.program_id(0)) * TOKENS
     batch = (tl.program_id(1) // KV_HEADS).to(tl.int64)
     kv_head = (tl.program_id(1) % KV_HEADS).to(tl.int64)
-    row = tl.arange(0, TOKENS * GROUP_PAD)
-    token, member = first_token + row // GROUP_PAD, row % GROUP_PAD
-    head = kv_head * GROUP + member
-    real = (token < seq_len) & (member < GROUP)
-    dim = tl.arange(0, DIM_PAD)
-    where = batch * q_batch + token[:, None].to(tl.int64) * q_token + head[:, None] * q_head + dim[None, :]
-    queries = tl.load(q + where, mask=real[:, None] & (dim[None, :] < DIM), other=0.0)
+    token, _, head, real, queries = rows_of(
+        q, q_batch, q_token, q_head, batch, kv_head, first_token, seq_len, GROUP, GROUP_PAD, TOKENS, DIM, DIM_PAD
+    )
     at_lse = lse + batch * lse_batch + head * lse_head + token.to(tl.int64) * lse_token
     half: tl.constexpr = q.dtype.element_ty != tl.float32
     scale_up: tl.constexpr = 14.0 if half else 0.0

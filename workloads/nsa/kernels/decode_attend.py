@@ -16,7 +16,8 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from workloads.nsa.geometry import Geometry
-from workloads.nsa.kernels.decode_plan import Workspace, can_start_early
+from workloads.nsa.kernels.decode_plan import Workspace, started_early
+from workloads.nsa.kernels.decode_tile import load_tile, soften
 from workloads.nsa.kernels.tiles import LOG2_E, padded, precision
 
 STAGES, NUM_WARPS = 3, 4
@@ -62,26 +63,18 @@ def _decode_attend(
         within = piece % PIECES * KEYS + tl.arange(0, KEYS)
         key = block * SELECT_LEN + within
         there = (within < SELECT_LEN) & (key < end)
-        at_k = k + key[:, None].to(tl.int64) * k_token + dim[None, :]
-        keys = tl.load(at_k, mask=there[:, None] & (dim < DIM)[None, :], other=0.0)
-        at_v = v + key[:, None].to(tl.int64) * v_token + v_dim[None, :]
-        values = tl.load(at_v, mask=there[:, None] & (v_dim < V_DIM)[None, :], other=0.0)
+        keys, values = load_tile(k, v, key, there, k_token, v_token, DIM, DIM_PAD, V_DIM, V_DIM_PAD)
         products = tl.dot(keys, queries, input_precision=PRECISION) * scale_log2
         seen = there[:, None] & tl.where(slides[None, :], (key >= end - WINDOW)[:, None], index < chosen)
-        products = tl.where(seen, products, float("-inf"))
-        new_top = tl.maximum(top, tl.max(products, 0))
-        reference = tl.where(new_top == float("-inf"), 0.0, new_top)
-        weights = tl.exp2(products - reference[None, :])
-        shrink = tl.exp2(top - reference)
+        top, _, weights, shrink = soften(products, seen, top)
         total = total * shrink + tl.sum(weights, 0)
         weighted *= shrink[None, :]
         weighted = tl.dot(tl.trans(values), weights.to(values.dtype), weighted, input_precision=PRECISION)
-        top = new_top
     at = unit * SPLITS_ROOM + split
     tl.store(tops + at * ROWS + row, top)
     tl.store(totals + at * ROWS + row, total)
     to = (at * V_DIM + v_dim)[:, None] * ROWS + row[None, :]
-    tl.store(sums + to, weighted, mask=(v_dim < V_DIM)[:, None] & (row >= 0)[None, :])
+    tl.store(sums + to, weighted, mask=(v_dim < V_DIM)[:, None])
 
 
 def decode_attend(q: Tensor, k: Tensor, v: Tensor, ends: Tensor, workspace: Workspace, geometry: Geometry) -> None:
@@ -91,7 +84,7 @@ def decode_attend(q: Tensor, k: Tensor, v: Tensor, ends: Tensor, workspace: Work
     """
     batch, _, heads, dim = q.shape
     kv_heads, v_dim, cut = k.shape[2], v.shape[-1], workspace.plan
-    group, early = heads // kv_heads, can_start_early(q.device)
+    group = heads // kv_heads
     _decode_attend[(cut.attend_splits, batch * kv_heads)](
         q, k, v, ends, workspace.items, workspace.both_sums, workspace.both_tops, workspace.both_totals,
         q.stride(0), q.stride(2), k.stride(0), k.stride(1), k.stride(2), v.stride(0), v.stride(1), v.stride(2),
@@ -102,5 +95,5 @@ def decode_attend(q: Tensor, k: Tensor, v: Tensor, ends: Tensor, workspace: Work
         SELECT_LEN=geometry.select_len, NUM_SELECT=geometry.num_select, WINDOW=geometry.window,
         KEYS=cut.keys, ITEMS_PAD=workspace.items.shape[1], SPLITS=cut.attend_splits, SPLITS_ROOM=workspace.both_tops.shape[1],
         PRECISION=precision(q), STAGES=STAGES,
-        EARLY=early, num_warps=NUM_WARPS, **({"launch_pdl": True} if early else {}),
+        num_warps=NUM_WARPS, **started_early(q.device),
     )  # fmt: skip

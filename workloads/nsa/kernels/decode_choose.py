@@ -18,7 +18,7 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from workloads.nsa.geometry import FORCED_LOCAL, Geometry
-from workloads.nsa.kernels.decode_plan import CHUNK, Workspace, can_start_early
+from workloads.nsa.kernels.decode_plan import CHUNK, Workspace, started_early
 from workloads.nsa.kernels.decode_sum import add, outputs
 
 NUM_WARPS = 8
@@ -154,7 +154,7 @@ def decode_choose(ends: Tensor, workspace: Workspace, kv_heads: int, group: int,
     width = max(select_pad, triton.next_power_of_2(cut.room_blocks))
     rows = min(width, triton.next_power_of_2(math.isqrt(width * select_pad)))
     blocks = torch.empty(units // kv_heads, kv_heads, 1, geometry.num_select, dtype=torch.int32, device=ends.device)
-    early, splits = can_start_early(ends.device), workspace.tops.shape[1]
+    splits = workspace.tops.shape[1]
     of_each = outputs(v_dim * group_pad, NUM_WARPS)
     _decode_choose[(1 + v_dim * group_pad // of_each, units)](
         ends, workspace.sums, workspace.tops, workspace.totals, workspace.scores, workspace.score_tops, workspace.block_scores,
@@ -165,6 +165,6 @@ def decode_choose(ends: Tensor, workspace: Workspace, kv_heads: int, group: int,
         BLOCKS=cut.blocks, BLOCKS_PAD=blocks_pad,
         TILES=max(1, min(triton.next_power_of_2(tiles), SCORES_AT_ONCE // (group_pad * blocks_pad))),
         ROWS=rows, ROW_BLOCKS=width // rows, SPLITS=splits, SPLITS_PAD=triton.next_power_of_2(splits),
-        CHUNK=min(CHUNK, splits), OUTPUTS=of_each, EARLY=early, num_warps=NUM_WARPS, **({"launch_pdl": True} if early else {}),
+        CHUNK=min(CHUNK, splits), OUTPUTS=of_each, num_warps=NUM_WARPS, **started_early(ends.device),
     )  # fmt: skip
     return blocks

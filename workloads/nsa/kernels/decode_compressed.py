@@ -24,6 +24,7 @@ from triton.language.extra.cuda import gdc_launch_dependents
 
 from workloads.nsa.geometry import Geometry
 from workloads.nsa.kernels.decode_plan import Workspace, can_start_early
+from workloads.nsa.kernels.decode_tile import load_tile, soften
 from workloads.nsa.kernels.tiles import LOG2_E, MIN_ROWS, padded, precision
 
 STAGES, NUM_WARPS = 3, 4
@@ -99,16 +100,9 @@ def _decode_compressed(
         for tile in tl.range(split * of_each, last, num_stages=STAGES):
             token = tile * (BLOCKS * PER_BLOCK) - SPILL + column
             seen = (token >= 0) & (token < visible) & (column < SPILL + BLOCKS * PER_BLOCK)
-            at_k = pooled_k + token[:, None].to(tl.int64) * pk_token + dim[None, :]
-            keys = tl.load(at_k, mask=seen[:, None] & (dim < DIM)[None, :], other=0.0)
-            at_v = pooled_v + token[:, None].to(tl.int64) * pv_token + v_dim[None, :]
-            values = tl.load(at_v, mask=seen[:, None] & (v_dim < V_DIM)[None, :], other=0.0)
+            keys, values = load_tile(pooled_k, pooled_v, token, seen, pk_token, pv_token, DIM, DIM_PAD, V_DIM, V_DIM_PAD)
             products = tl.dot(keys, queries, input_precision=PRECISION) * scale_log2
-            products = tl.where(seen[:, None], products, float("-inf"))
-            new_top = tl.maximum(top, tl.max(products, 0))
-            reference = tl.where(new_top == float("-inf"), 0.0, new_top)
-            weights = tl.exp2(products - reference[None, :])
-            shrink = tl.exp2(top - reference)
+            top, reference, weights, shrink = soften(products, seen[:, None], top)
             own_weights = tl.where(in_tile[:, None], weights, 0.0)
             total = total * shrink + tl.sum(own_weights, 0)
             weighted *= shrink[None, :]
@@ -116,9 +110,8 @@ def _decode_compressed(
             of_blocks = tl.dot(overlap, weights, input_precision=PRECISION)
             at = unit * tiles_room + tile
             to = (at * BLOCKS_PAD + block)[:, None] * GROUP_PAD + member[None, :]
-            tl.store(scores + to, of_blocks, mask=(member < GROUP_PAD)[None, :] & (block >= 0)[:, None])
+            tl.store(scores + to, of_blocks, mask=(member < GROUP_PAD)[None, :])
             tl.store(score_tops + at * GROUP_PAD + member, reference, mask=member < GROUP_PAD)
-            top = new_top
         at = unit * SPLITS_ROOM + split
         tl.store(tops + at * GROUP_PAD + member, top, mask=member < GROUP_PAD)
         tl.store(totals + at * GROUP_PAD + member, total, mask=member < GROUP_PAD)

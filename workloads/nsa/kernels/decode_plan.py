@@ -14,6 +14,7 @@ TILE_BYTES = 2**15
 """Keys and values of one tile: with the next one on its way, several programs fit into the 99 KiB of shared memory of Ada."""
 
 MOST_COLUMNS = 64
+"""Keys of a tile, compressed or not: what Hopper's matrix unit takes."""
 
 COMPRESSED_PROGRAMS, ATTEND_PROGRAMS = 2, 2
 """Programs for each multiprocessor: what one reads while it waits must cover the memory's latency (see docs/kernels.md)."""
@@ -54,7 +55,7 @@ def plan(batch: int, kv_heads: int, row_bytes: int, room: int, geometry: Geometr
     blocks = (columns - spill) // per_block
     tiles = triton.cdiv(geometry.num_blocks(room), blocks)
     units, worth_it = batch * kv_heads, max(FEW_SPLITS, triton.cdiv(tiles, 2))
-    keys = max(MIN_ROWS, min(64, fits, triton.next_power_of_2(geometry.select_len)))
+    keys = max(MIN_ROWS, min(MOST_COLUMNS, fits, triton.next_power_of_2(geometry.select_len)))
     window_blocks = min(triton.cdiv(geometry.window - 1, geometry.select_len) + 1, geometry.num_blocks(room))
     items = geometry.num_select + window_blocks
     pieces = items * triton.cdiv(geometry.select_len, keys)
@@ -73,6 +74,11 @@ def plan(batch: int, kv_heads: int, row_bytes: int, room: int, geometry: Geometr
 def can_start_early(device: torch.device) -> bool:
     """Whether a kernel may start before the one it depends on has ended, and wait for it there (SM 9.0 and newer)."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+
+
+def started_early(device: torch.device) -> dict[str, bool]:
+    """Return the arguments of a kernel that does so, or of one that can't."""
+    return {"EARLY": True, "launch_pdl": True} if can_start_early(device) else {"EARLY": False}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_wait
 
-from workloads.nsa.kernels.decode_plan import CHUNK, Workspace, can_start_early
+from workloads.nsa.kernels.decode_plan import CHUNK, Workspace, started_early
 
 NUM_WARPS = 4
 
@@ -81,7 +81,7 @@ def decode_sum(gates: Tensor, workspace: Workspace, kv_heads: int, like: Tensor)
     gates [B, 1, Hq, 3] for the compressed, selected and sliding branch.
     """
     batch, _, heads, _ = gates.shape
-    group, v_dim, early = heads // kv_heads, workspace.sums.shape[2], can_start_early(like.device)
+    group, v_dim, splits = heads // kv_heads, workspace.sums.shape[2], workspace.both_tops.shape[1]
     group_pad = triton.next_power_of_2(group)
     output = torch.empty(batch, 1, heads, v_dim, dtype=like.dtype, device=like.device)
     of_each = outputs(v_dim * group_pad, NUM_WARPS)
@@ -89,7 +89,7 @@ def decode_sum(gates: Tensor, workspace: Workspace, kv_heads: int, like: Tensor)
         gates, workspace.both_sums, workspace.both_tops, workspace.both_totals, workspace.compressed, output,
         gates.stride(0), gates.stride(2),
         KV_HEADS=kv_heads, GROUP=group, GROUP_PAD=group_pad, ROWS=workspace.both_tops.shape[2], V_DIM=v_dim,
-        SPLITS=workspace.both_tops.shape[1], CHUNK=min(CHUNK, workspace.both_tops.shape[1]), OUTPUTS=of_each,
-        EARLY=early, num_warps=NUM_WARPS, **({"launch_pdl": True} if early else {}),
+        SPLITS=splits, CHUNK=min(CHUNK, splits), OUTPUTS=of_each,
+        num_warps=NUM_WARPS, **started_early(like.device),
     )  # fmt: skip
     return output

@@ -20,11 +20,11 @@ LIST_PAIRS = 1024
 
 
 @triton.jit
-def _count(
-    blocks, counts, ranks, seq_len, num_blocks,
+def _pairs(
+    blocks, seq_len, num_blocks,
     SELECT_LEN: tl.constexpr, NUM_SELECT: tl.constexpr, CHUNK: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
-    """Count PAIRS pairs of one sequence and KV head in their lists, and note each one's place."""
+    """The program's pairs, where each is in `blocks`, whether its block is far, and which list it then belongs to."""
     head = tl.program_id(1)
     pair = tl.program_id(0) * PAIRS + tl.arange(0, PAIRS)
     token = pair // NUM_SELECT
@@ -32,6 +32,16 @@ def _count(
     block = tl.load(blocks + at, mask=token < seq_len, other=-1)
     far = (block > 0) & (block < token // SELECT_LEN - 1)
     of = ((token // CHUNK).to(tl.int64) * tl.num_programs(1) + head) * num_blocks + block
+    return pair, at, far, of
+
+
+@triton.jit
+def _count(
+    blocks, counts, ranks, seq_len, num_blocks,
+    SELECT_LEN: tl.constexpr, NUM_SELECT: tl.constexpr, CHUNK: tl.constexpr, PAIRS: tl.constexpr,
+):  # fmt: skip
+    """Count PAIRS pairs of one sequence and KV head in their lists, and note each one's place."""
+    _, at, far, of = _pairs(blocks, seq_len, num_blocks, SELECT_LEN, NUM_SELECT, CHUNK, PAIRS)
     rank = tl.atomic_add(counts + of, 1, mask=far, sem="relaxed")
     tl.store(ranks + at, rank, mask=far)
 
@@ -42,13 +52,7 @@ def _list(
     SELECT_LEN: tl.constexpr, NUM_SELECT: tl.constexpr, CHUNK: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
     """Write PAIRS pairs into their lists."""
-    head = tl.program_id(1)
-    pair = tl.program_id(0) * PAIRS + tl.arange(0, PAIRS)
-    token = pair // NUM_SELECT
-    at = head.to(tl.int64) * seq_len * NUM_SELECT + pair
-    block = tl.load(blocks + at, mask=token < seq_len, other=-1)
-    far = (block > 0) & (block < token // SELECT_LEN - 1)
-    of = ((token // CHUNK).to(tl.int64) * tl.num_programs(1) + head) * num_blocks + block
+    pair, at, far, of = _pairs(blocks, seq_len, num_blocks, SELECT_LEN, NUM_SELECT, CHUNK, PAIRS)
     begin = tl.load(ends + of, mask=far, other=0) - tl.load(counts + of, mask=far, other=0)
     tl.store(pairs + begin + tl.load(ranks + at, mask=far, other=0), pair, mask=far)
 

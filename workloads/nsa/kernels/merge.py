@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from workloads.nsa.geometry import Geometry
+from workloads.nsa.kernels.rows import rows_of
 from workloads.nsa.kernels.tiles import LOG2_E, Tile, padded, precision
 
 
@@ -30,14 +31,11 @@ def _merge(
     kv_head = (batch_head % KV_HEADS).to(tl.int64)
     first_token = first + tl.program_id(0) * TOKENS
     last_token = tl.minimum(first_token + TOKENS, seq_len) - 1
-    row = tl.arange(0, TOKENS * GROUP_PAD)
-    token, member = first_token + row // GROUP_PAD, row % GROUP_PAD
-    head = kv_head * GROUP + member
-    real = (token < seq_len) & (member < GROUP)
+    token, member, head, real, queries = rows_of(
+        q, q_batch, q_token, q_head, batch, kv_head, first_token, seq_len, GROUP, GROUP_PAD, TOKENS, DIM, DIM_PAD
+    )
     own = token // SELECT_LEN
     dim, v_dim = tl.arange(0, DIM_PAD), tl.arange(0, V_DIM_PAD)
-    at_q = q + batch * q_batch + token[:, None].to(tl.int64) * q_token + head[:, None] * q_head + dim[None, :]
-    queries = tl.load(at_q, mask=real[:, None] & (dim[None, :] < DIM), other=0.0)
     k += batch * k_batch + kv_head * k_head
     v += batch * v_batch + kv_head * v_head
     chosen = blocks + (batch_head.to(tl.int64) * seq_len + token) * NUM_SELECT

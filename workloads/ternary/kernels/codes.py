@@ -28,6 +28,14 @@ def words(packed: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 @triton.jit
+def held_words(weights, feature, n, start, row_words, WIDTH: tl.constexpr) -> tl.tuple:
+    """The words [start, start + WIDTH) of each of these rows of weights, and which of their row they are."""
+    word = start + tl.arange(0, WIDTH)
+    there = (feature < n)[:, None] & (word < row_words)[None, :]
+    return word, tl.load(weights + feature.to(tl.int64)[:, None] * row_words + word[None, :], mask=there, other=0)
+
+
+@triton.jit
 def numbers(packed, PLANE: tl.constexpr, dtype: tl.constexpr, PAIRS: tl.constexpr) -> tl.tensor:
     """The weights in the two bits number PLANE of each word, times `multiple(dtype)`.
 

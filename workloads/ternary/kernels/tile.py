@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from workloads.ternary.kernels.codes import column, multiple, numbers, planes, words
+from workloads.ternary.kernels.codes import column, held_words, multiple, numbers, planes, words
 from workloads.ternary.kernels.plan import Plan
 
 STAGES = 3
@@ -26,12 +26,9 @@ def _tile(
     feature = tl.program_id(0) * FEATURES + tl.arange(0, FEATURES)
     token = (tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)).to(tl.int64)
     first = tl.program_id(2) * depth
-    row = feature.to(tl.int64)[:, None] * row_words
     sums = tl.zeros([FEATURES, TOKENS], dtype=SUM)
     for start in range(first, tl.minimum(first + depth, row_words), WIDTH):
-        word = start + tl.arange(0, WIDTH)
-        there = (feature < n)[:, None] & (word < row_words)[None, :]
-        packed = tl.load(weights + row + word[None, :], mask=there, other=0)
+        word, packed = held_words(weights, feature, n, start, row_words, WIDTH)
         for plane in tl.static_range(PLANES):
             k = column(word, plane, PLANES)
             seen = (k < columns)[:, None] & (token < m)[None, :]

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from workloads.ternary.kernels.codes import column, multiple, numbers, planes, words
+from workloads.ternary.kernels.codes import column, held_words, multiple, numbers, planes, words
 from workloads.ternary.kernels.plan import Plan
 
 
@@ -20,12 +20,9 @@ def _vector(
     """FEATURES outputs from `depth` words of each weight row; `output` is [splits, n]."""
     feature = tl.program_id(0) * FEATURES + tl.arange(0, FEATURES)
     first = tl.program_id(1) * depth
-    row = feature.to(tl.int64)[:, None] * row_words
     sums = tl.zeros([FEATURES, WIDTH], dtype=tl.float32)
     for start in range(first, tl.minimum(first + depth, row_words), WIDTH):
-        word = start + tl.arange(0, WIDTH)
-        there = (feature < n)[:, None] & (word < row_words)[None, :]
-        packed = tl.load(weights + row + word[None, :], mask=there, other=0)
+        word, packed = held_words(weights, feature, n, start, row_words, WIDTH)
         for plane in tl.static_range(PLANES):
             k = column(word, plane, PLANES)
             values = tl.load(x + k, mask=k < columns, other=0).to(tl.float32)
