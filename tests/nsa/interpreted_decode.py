@@ -18,9 +18,7 @@ from workloads.nsa.cache import Cache
 from workloads.nsa.geometry import Geometry
 
 WRITTEN_WHOLE = ("scores", "score_tops", "block_scores", "compressed")
-WRITTEN_BY_SPLITS = {"tops": "compressed_splits", "totals": "compressed_splits"} | dict.fromkeys(
-    ("both_tops", "both_totals", "both_sums"), "attend_splits"
-)
+SPLITS = {"parts": "compressed_splits", "window": "window_splits", "chosen": "chosen_splits"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,8 +106,9 @@ def poison(workspace: object) -> None:
     """Put NaN wherever a step has to write before it reads."""
     for name in WRITTEN_WHOLE:
         getattr(workspace, name).fill_(torch.nan)
-    for name, splits in WRITTEN_BY_SPLITS.items():
-        getattr(workspace, name)[:, : getattr(workspace.plan, splits)] = torch.nan
+    for name, splits in SPLITS.items():
+        for left in vars(getattr(workspace, name)).values():
+            left[:, : getattr(workspace.plan, splits)] = torch.nan
 
 
 if __name__ == "__main__":

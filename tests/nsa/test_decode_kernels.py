@@ -40,7 +40,7 @@ def test_the_chosen_blocks_are_the_references(found, name):
 
 @settings(max_examples=50, deadline=None)
 @given(geometries(max_stride=16, max_ratio=6), st.integers(1, 64), st.sampled_from([1, 2, 8]), st.integers(1, 4000))
-def test_a_plan_covers_every_block_and_every_item(g, batch, kv_heads, room):
+def test_a_plan_covers_every_block_and_leaves_no_program_without_work(g, batch, kv_heads, room):
     from workloads.nsa.kernels.decode_plan import plan
 
     cut = plan(batch, kv_heads, 512, room, g, 132)
@@ -48,7 +48,7 @@ def test_a_plan_covers_every_block_and_every_item(g, batch, kv_heads, room):
     assert cut.blocks >= 1
     assert cut.blocks * per_block + spill <= cut.columns
     assert cut.tiles * cut.blocks >= cut.room_blocks == g.num_blocks(room)
-    touched = {(room - 1 - back) // g.select_len for back in range(min(g.window, room))}
-    assert cut.items >= g.num_select + len(touched)
     assert 1 <= cut.compressed_splits <= cut.tiles
-    assert cut.attend_splits >= 1
+    pieces = -(-g.select_len // cut.keys)
+    assert 1 <= cut.window_splits <= -(-g.window // g.select_len) * pieces
+    assert 1 <= cut.chosen_splits <= g.num_select * pieces

@@ -75,7 +75,7 @@ def whole_triton(q: Tensor, gates: Tensor, cache: Cache, at: Tensor, workspace: 
     geometry, kv_heads = cache.geometry, cache.k.shape[2]
     decode_compressed(q, cache.k, cache.v, cache.pooled_k, cache.pooled_v, cache.ends, workspace, geometry)
     blocks = decode_choose(cache.ends, workspace, kv_heads, q.shape[2] // kv_heads, geometry)
-    decode_attend(q, cache.k, cache.v, cache.ends, workspace, geometry)
+    decode_attend(q, cache.k, cache.v, cache.ends, blocks, workspace, geometry)
     return decode_sum(gates, workspace, kv_heads, q), blocks
 
 

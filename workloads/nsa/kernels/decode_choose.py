@@ -3,13 +3,11 @@
 Which of several numbers are the best is found by comparing each with each, all at once: taking the largest n times over would
 cost n reductions one after the other. For all blocks of a long cache that would be too many comparisons. They are cut into ROWS
 rows, and a block that is among the best n stands in a row whose own best is among the rows' best n. So the rows are compared
-first, and then only the blocks of n of them: 2 x 128 x 128 comparisons for 1,024 blocks. Numbers change places through memory,
-in `items`.
+first, and then only the blocks of n of them: 2 x 128 x 128 comparisons for 1,024 blocks. Numbers change places through memory:
+where each thread needs all of them, reading them back is quicker than handing them round.
 
 Beside it, more programs bring the compressed branch's partial sums together, which only the last part needs.
 """
-
-import math
 
 import torch
 import triton
@@ -18,7 +16,7 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from workloads.nsa.geometry import FORCED_LOCAL, Geometry
-from workloads.nsa.kernels.decode_plan import CHUNK, Workspace, started_early
+from workloads.nsa.kernels.decode_plan import CHUNK, Workspace, rank_table, started_early
 from workloads.nsa.kernels.decode_sum import add, outputs
 
 NUM_WARPS = 8
@@ -70,50 +68,38 @@ def _rank(score, block, own):
 
 @triton.jit
 def _choose(
-    block_scores, blocks, items, own, first_in_window,
-    NUM_SELECT: tl.constexpr, SELECT_PAD: tl.constexpr, ITEMS_PAD: tl.constexpr,
-    ROWS: tl.constexpr, ROW_BLOCKS: tl.constexpr,
+    block_scores, ranks, places, blocks, own,
+    NUM_SELECT: tl.constexpr, SELECT_PAD: tl.constexpr, ROWS: tl.constexpr, ROW_BLOCKS: tl.constexpr,
 ):  # fmt: skip
-    """Write the best NUM_SELECT of the blocks up to `own`, ascending, then -1; as items, what else the window touches follows."""
+    """Write the best NUM_SELECT of the blocks up to `own`, ascending, then -1."""
     row, column, slot = tl.arange(0, ROWS), tl.arange(0, ROW_BLOCKS), tl.arange(0, SELECT_PAD)
     block = row[:, None] * ROW_BLOCKS + column[None, :]
     score = tl.load(block_scores + block, mask=block <= own, other=0.0)
     best = tl.max(_rank(score, block, own), 1)
     better = tl.sum((best[:, None] > best[None, :]).to(tl.int32), 0)
-    tl.store(items + better, row, mask=better < SELECT_PAD)
+    tl.store(places + better, row, mask=better < SELECT_PAD)
     tl.debug_barrier()  # between threads, through memory
-    rows = tl.load(items + slot)
-    block = tl.reshape(rows[:, None] * ROW_BLOCKS + column[None, :], (SELECT_PAD * ROW_BLOCKS,))
+    candidate = tl.arange(0, SELECT_PAD * ROW_BLOCKS)
+    block = tl.load(places + candidate // ROW_BLOCKS) * ROW_BLOCKS + candidate % ROW_BLOCKS
     score = tl.load(block_scores + block, mask=block <= own, other=0.0)
-    rank = _rank(score, block, own)
-    better = tl.sum((rank[:, None] > rank[None, :]).to(tl.int32), 0)
-    tl.debug_barrier()
-    tl.store(items + better, block, mask=better < SELECT_PAD)
+    tl.store(ranks + candidate, _rank(score, block, own))
+    tl.debug_barrier()  # read back, they are where the comparison wants them; converted, each thread would gather its own
+    better = tl.sum((tl.load(ranks + candidate)[:, None] > tl.load(ranks + candidate)[None, :]).to(tl.int32), 0)
+    tl.store(places + better, block, mask=better < SELECT_PAD)
     tl.debug_barrier()
     count = tl.minimum(NUM_SELECT, own + 1)
-    chosen = tl.load(items + slot)
+    chosen = tl.load(places + slot)
     chosen = tl.where(slot < count, chosen, 0x7FFFFFFF)
-    tl.debug_barrier()
     place = tl.sum((chosen[:, None] < chosen[None, :]).to(tl.int32), 0)
     tl.store(blocks + place, chosen, mask=slot < count)
     tl.store(blocks + slot, tl.full([SELECT_PAD], -1, tl.int32), mask=(slot >= count) & (slot < NUM_SELECT))
-    tl.store(items + place, chosen, mask=slot < count)
-
-    item = tl.arange(0, ITEMS_PAD)
-    recent = first_in_window + item
-    twice = tl.max((chosen[:, None] == recent[None, :]).to(tl.int32), 0)
-    also = (recent <= own).to(tl.int32) * (1 - twice)
-    place = count + tl.cumsum(also, 0) - 1
-    tl.store(items + place, recent, mask=also == 1)
-    total = count + tl.sum(also, 0)
-    tl.store(items + item, tl.full([ITEMS_PAD], -1, tl.int32), mask=item >= total)
 
 
 @triton.jit
 def _decode_choose(
-    ends, sums, tops, totals, scores, score_tops, block_scores, blocks, items, compressed, tiles_room,
+    ends, sums, tops, totals, scores, score_tops, block_scores, ranks, places, blocks, compressed, tiles_room,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, V_DIM: tl.constexpr,
-    SELECT_LEN: tl.constexpr, WINDOW: tl.constexpr, NUM_SELECT: tl.constexpr, SELECT_PAD: tl.constexpr, ITEMS_PAD: tl.constexpr,
+    SELECT_LEN: tl.constexpr, NUM_SELECT: tl.constexpr, SELECT_PAD: tl.constexpr,
     BLOCKS: tl.constexpr, BLOCKS_PAD: tl.constexpr, TILES: tl.constexpr, ROWS: tl.constexpr, ROW_BLOCKS: tl.constexpr,
     SPLITS: tl.constexpr, SPLITS_PAD: tl.constexpr, CHUNK: tl.constexpr, OUTPUTS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
@@ -128,17 +114,15 @@ def _decode_choose(
     if part == 0:
         first = unit * tiles_room
         block_scores += first * BLOCKS
-        items += unit * ITEMS_PAD
         _sum_scores(
             scores + first * BLOCKS_PAD * GROUP_PAD, score_tops + first * GROUP_PAD, block_scores,
             tops + unit * SPLITS * GROUP_PAD, totals + unit * SPLITS * GROUP_PAD, tiles,
             GROUP, SPLITS, SPLITS_PAD, BLOCKS, BLOCKS_PAD, GROUP_PAD, TILES,
         )  # fmt: skip
         tl.debug_barrier()  # other threads wrote the scores that one reads
-        first_in_window = tl.maximum(end - WINDOW, 0) // SELECT_LEN
         _choose(
-            block_scores, blocks + unit * NUM_SELECT, items, own, first_in_window,
-            NUM_SELECT, SELECT_PAD, ITEMS_PAD, ROWS, ROW_BLOCKS,
+            block_scores, ranks + unit * SELECT_PAD * ROW_BLOCKS, places + unit * SELECT_PAD, blocks + unit * NUM_SELECT, own,
+            NUM_SELECT, SELECT_PAD, ROWS, ROW_BLOCKS,
         )  # fmt: skip
     else:
         index = (part - 1) * OUTPUTS + tl.arange(0, OUTPUTS)
@@ -148,23 +132,21 @@ def _decode_choose(
 
 def decode_choose(ends: Tensor, workspace: Workspace, kv_heads: int, group: int, geometry: Geometry) -> Tensor:
     """Return the chosen blocks [B, Hkv, 1, n] int32, ascending, then -1, from what `decode_compressed` left; `ends` [B]."""
-    cut, units = workspace.plan, len(workspace.items)
+    cut, units = workspace.plan, len(workspace.places)
     _, tiles, blocks_pad, group_pad = workspace.scores.shape
-    v_dim, select_pad = workspace.sums.shape[2], triton.next_power_of_2(geometry.num_select)
-    width = max(select_pad, triton.next_power_of_2(cut.room_blocks))
-    rows = min(width, triton.next_power_of_2(math.isqrt(width * select_pad)))
+    parts, v_dim, select_pad = workspace.parts, workspace.compressed.shape[1], triton.next_power_of_2(geometry.num_select)
+    rows, row_blocks = rank_table(cut.room_blocks, select_pad)
     blocks = torch.empty(units // kv_heads, kv_heads, 1, geometry.num_select, dtype=torch.int32, device=ends.device)
-    splits = workspace.tops.shape[1]
+    splits = parts.tops.shape[1]
     of_each = outputs(v_dim * group_pad, NUM_WARPS)
     _decode_choose[(1 + v_dim * group_pad // of_each, units)](
-        ends, workspace.sums, workspace.tops, workspace.totals, workspace.scores, workspace.score_tops, workspace.block_scores,
-        blocks, workspace.items, workspace.compressed, tiles,
+        ends, parts.sums, parts.tops, parts.totals, workspace.scores, workspace.score_tops, workspace.block_scores,
+        workspace.ranks, workspace.places, blocks, workspace.compressed, tiles,
         KV_HEADS=kv_heads, GROUP=group, GROUP_PAD=group_pad, V_DIM=v_dim,
-        SELECT_LEN=geometry.select_len, WINDOW=geometry.window,
-        NUM_SELECT=geometry.num_select, SELECT_PAD=select_pad, ITEMS_PAD=workspace.items.shape[1],
+        SELECT_LEN=geometry.select_len, NUM_SELECT=geometry.num_select, SELECT_PAD=select_pad,
         BLOCKS=cut.blocks, BLOCKS_PAD=blocks_pad,
         TILES=max(1, min(triton.next_power_of_2(tiles), SCORES_AT_ONCE // (group_pad * blocks_pad))),
-        ROWS=rows, ROW_BLOCKS=width // rows, SPLITS=splits, SPLITS_PAD=triton.next_power_of_2(splits),
-        CHUNK=min(CHUNK, splits), OUTPUTS=of_each, num_warps=NUM_WARPS, **started_early(ends.device),
+        ROWS=rows, ROW_BLOCKS=row_blocks, SPLITS=splits, SPLITS_PAD=triton.next_power_of_2(splits),
+        CHUNK=CHUNK, OUTPUTS=of_each, num_warps=NUM_WARPS, **started_early(ends.device),
     )  # fmt: skip
     return blocks

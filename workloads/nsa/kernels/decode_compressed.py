@@ -133,12 +133,12 @@ def decode_compressed(
     tokens in it.
     """
     batch, _, heads, dim = q.shape
-    kv_heads, v_dim, cut = k.shape[2], v.shape[-1], workspace.plan
+    kv_heads, v_dim, cut, parts = k.shape[2], v.shape[-1], workspace.plan, workspace.parts
     group = heads // kv_heads
     group_pad = triton.next_power_of_2(group)
     _decode_compressed[(cut.compressed_splits, batch * kv_heads)](
         q, k, v, pooled_k, pooled_v, ends,
-        workspace.sums, workspace.tops, workspace.totals, workspace.scores, workspace.score_tops,
+        parts.sums, parts.tops, parts.totals, workspace.scores, workspace.score_tops,
         q.stride(0), q.stride(2), k.stride(0), k.stride(1), k.stride(2), v.stride(0), v.stride(1), v.stride(2),
         pooled_k.stride(0), pooled_k.stride(1), pooled_k.stride(2), pooled_v.stride(0), pooled_v.stride(1), pooled_v.stride(2),
         cut.tiles, dim**-0.5 * LOG2_E,
@@ -147,6 +147,6 @@ def decode_compressed(
         V_DIM=v_dim, V_DIM_PAD=padded(v_dim),
         BLOCK_LEN=geometry.block_len, LEN_PAD=triton.next_power_of_2(geometry.block_len), STRIDE=geometry.stride,
         SELECT_LEN=geometry.select_len, COLUMNS=cut.columns, BLOCKS=cut.blocks, BLOCKS_PAD=workspace.scores.shape[2],
-        SPLITS=cut.compressed_splits, SPLITS_ROOM=workspace.tops.shape[1],
+        SPLITS=cut.compressed_splits, SPLITS_ROOM=parts.tops.shape[1],
         PRECISION=precision(q), STAGES=STAGES, EARLY=can_start_early(q.device), num_warps=NUM_WARPS,
     )  # fmt: skip

@@ -21,7 +21,7 @@ COMPRESSED_PROGRAMS, ATTEND_PROGRAMS = 2, 2
 
 INTERPRETED_PROCESSORS = 8
 
-FEW_SPLITS, MOST_COMPRESSED_SPLITS, MOST_ATTEND_SPLITS = 16, 64, 8
+FEW_SPLITS, MOST_COMPRESSED_SPLITS, MOST_WINDOW_SPLITS, MOST_CHOSEN_SPLITS = 16, 64, 2, 8
 """Partial results are added up afterwards, which takes the longer the more there are: over a few, each comes from two tiles."""
 
 CHUNK = 8
@@ -34,7 +34,7 @@ class Plan:
 
     The cache has room for `room_blocks` selection blocks. Scoring looks at `blocks` selection blocks at a time, that is at
     `columns` compressed tokens, with `compressed_splits` programs for each sequence and KV head. Attention reads `keys` keys
-    at a time with `attend_splits` programs.
+    at a time, those of the window with `window_splits` programs and those of chosen blocks with `chosen_splits`.
     """
 
     room_blocks: int
@@ -43,8 +43,8 @@ class Plan:
     tiles: int
     compressed_splits: int
     keys: int
-    items: int
-    attend_splits: int
+    window_splits: int
+    chosen_splits: int
 
 
 def plan(batch: int, kv_heads: int, row_bytes: int, room: int, geometry: Geometry, processors: int) -> Plan:
@@ -56,9 +56,10 @@ def plan(batch: int, kv_heads: int, row_bytes: int, room: int, geometry: Geometr
     tiles = triton.cdiv(geometry.num_blocks(room), blocks)
     units, worth_it = batch * kv_heads, max(FEW_SPLITS, triton.cdiv(tiles, 2))
     keys = max(MIN_ROWS, min(MOST_COLUMNS, fits, triton.next_power_of_2(geometry.select_len)))
-    window_blocks = min(triton.cdiv(geometry.window - 1, geometry.select_len) + 1, geometry.num_blocks(room))
-    items = geometry.num_select + window_blocks
-    pieces = items * triton.cdiv(geometry.select_len, keys)
+    pieces = triton.cdiv(geometry.select_len, keys)
+    chosen_pieces = min(geometry.num_select, geometry.num_blocks(room)) * pieces
+    window_pieces = triton.cdiv(min(geometry.window, room), geometry.select_len) * pieces
+    programs = max(1, ATTEND_PROGRAMS * processors // units)
     return Plan(
         room_blocks=geometry.num_blocks(room),
         columns=columns,
@@ -66,8 +67,8 @@ def plan(batch: int, kv_heads: int, row_bytes: int, room: int, geometry: Geometr
         tiles=tiles,
         compressed_splits=max(1, min(tiles, worth_it, MOST_COMPRESSED_SPLITS, COMPRESSED_PROGRAMS * processors // units)),
         keys=keys,
-        items=items,
-        attend_splits=max(1, min(pieces, MOST_ATTEND_SPLITS, ATTEND_PROGRAMS * processors // units)),
+        window_splits=min(window_pieces, MOST_WINDOW_SPLITS, programs),
+        chosen_splits=min(chosen_pieces, MOST_CHOSEN_SPLITS, programs),
     )
 
 
@@ -81,29 +82,56 @@ def started_early(device: torch.device) -> dict[str, bool]:
     return {"EARLY": True, "launch_pdl": True} if can_start_early(device) else {"EARLY": False}
 
 
-@dataclass(frozen=True)
-class Workspace:
-    """What the programs of a step leave for each other, in float32; one step at a time may use it.
+def rank_table(blocks: int, most: int) -> tuple[int, int]:
+    """Return the rows, and the blocks of each, that so many blocks are cut into where `most` of them are chosen."""
+    width = max(most, triton.next_power_of_2(blocks))
+    rows = min(width, triton.next_power_of_2(math.isqrt(width * most)))
+    return rows, width // rows
 
-    Per sequence and KV head: `sums` [splits, Dv, h] unnormalised outputs of the compressed branch, `tops` and `totals`
-    [splits, h] the maximum they are relative to and the sum of weights; `scores` [tiles, blocks, h] the heads' block scores
-    relative to `score_tops` [tiles, h]; `block_scores` [blocks]; `items` [n + blocks of a window] the chosen blocks, then
-    what else the window touches, then -1; `compressed` [Dv, h] what the compressed branch came to. `both_*` are the sums of
-    the selected and sliding branches.
+
+@dataclass(frozen=True)
+class Parts:
+    """What the splits of one branch leave, in float32, for each sequence and KV head.
+
+    `sums` [units, splits, Dv, h] unnormalised outputs; `tops` and `totals` [units, splits, h] the maximum that they are relative
+    to, and the sum of weights. A split that has nothing has -inf and 0 there.
     """
 
-    plan: Plan
     sums: Tensor
     tops: Tensor
     totals: Tensor
+
+    @classmethod
+    def of(cls, units: int, splits: int, v_dim: int, group: int, device: torch.device) -> "Parts":
+        """Return room for so many splits, and nothing in it."""
+        room = 1 << (splits - 1).bit_length() if splits <= CHUNK else -(-splits // CHUNK) * CHUNK
+        return cls(
+            torch.zeros(units, room, v_dim, group, device=device),
+            torch.full((units, room, group), -math.inf, device=device),
+            torch.zeros(units, room, group, device=device),
+        )
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """What the programs of a step leave for each other; one step at a time may use it.
+
+    Per sequence and KV head: the `parts` of the compressed branch, of the `window` and of the `chosen` blocks; `scores` [tiles,
+    blocks, h] the heads' block scores relative to `score_tops` [tiles, h]; `block_scores` [blocks], `ranks` those of the
+    candidates and `places` [n] what changes places while blocks are chosen; `compressed` [Dv, h] what the compressed branch came
+    to.
+    """
+
+    plan: Plan
+    parts: Parts
     scores: Tensor
     score_tops: Tensor
     block_scores: Tensor
-    items: Tensor
+    ranks: Tensor
+    places: Tensor
     compressed: Tensor
-    both_sums: Tensor
-    both_tops: Tensor
-    both_totals: Tensor
+    window: Parts
+    chosen: Parts
 
     @classmethod
     def of(cls, q: Tensor, k: Tensor, v: Tensor, geometry: Geometry) -> "Workspace":
@@ -116,28 +144,23 @@ class Workspace:
         pads = sum(padded(width) for width in (dim, v_dim))
         cut = plan(batch, kv_heads, pads * k.element_size(), room, geometry, processors)
         units, group = batch * kv_heads, triton.next_power_of_2(q.shape[2] // kv_heads)
-        blocks_pad = padded(cut.blocks)
 
-        def room_for(*sizes: int, fill: float = 0.0) -> Tensor:
-            return torch.full((units, *sizes), fill, dtype=torch.float32, device=q.device)
+        def parts(splits: int) -> Parts:
+            return Parts.of(units, splits, v_dim, group, q.device)
 
-        rows = max(MIN_ROWS, 2 * group)
-        first, second = (_room(splits) for splits in (cut.compressed_splits, cut.attend_splits))
+        def room_for(*sizes: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.zeros(units, *sizes, dtype=dtype, device=q.device)
+
+        most = triton.next_power_of_2(geometry.num_select)
         return cls(
             plan=cut,
-            sums=room_for(first, v_dim, group),
-            tops=room_for(first, group, fill=-math.inf),
-            totals=room_for(first, group),
-            scores=room_for(cut.tiles, blocks_pad, group),
+            parts=parts(cut.compressed_splits),
+            scores=room_for(cut.tiles, padded(cut.blocks), group),
             score_tops=room_for(cut.tiles, group),
             block_scores=room_for(cut.tiles * cut.blocks),
-            items=torch.zeros(units, triton.next_power_of_2(cut.items), dtype=torch.int32, device=q.device),
+            ranks=room_for(most * rank_table(cut.room_blocks, most)[1], dtype=torch.int64),
+            places=room_for(most, dtype=torch.int32),
             compressed=room_for(v_dim, group),
-            both_sums=room_for(second, v_dim, rows),
-            both_tops=room_for(second, rows, fill=-math.inf),
-            both_totals=room_for(second, rows),
+            window=parts(cut.window_splits),
+            chosen=parts(cut.chosen_splits),
         )
-
-
-def _room(splits: int) -> int:
-    return 1 << (splits - 1).bit_length() if splits <= CHUNK else -(-splits // CHUNK) * CHUNK

@@ -34,8 +34,9 @@ def add(
     highest = tl.full(offset.shape, float("-inf"), dtype=tl.float32)
     weight = tl.zeros(offset.shape, dtype=tl.float32)
     result = tl.zeros(offset.shape, dtype=tl.float32)
-    for begin in range(0, SPLITS, CHUNK):
-        split = first + begin + tl.arange(0, CHUNK)[:, None]
+    at_once: tl.constexpr = min(CHUNK, SPLITS)
+    for begin in range(0, SPLITS, at_once):
+        split = first + begin + tl.arange(0, at_once)[:, None]
         top = tl.load(tops + split * ROWS + row[None, :])
         total = tl.load(totals + split * ROWS + row[None, :])
         part = tl.load(sums + split * SIZE + offset[None, :])
@@ -50,9 +51,10 @@ def add(
 
 @triton.jit
 def _decode_sum(
-    gates, sums, tops, totals, compressed, output, gate_batch, gate_head,
-    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, ROWS: tl.constexpr, V_DIM: tl.constexpr,
-    SPLITS: tl.constexpr, CHUNK: tl.constexpr, OUTPUTS: tl.constexpr, EARLY: tl.constexpr,
+    gates, compressed, chosen_sums, chosen_tops, chosen_totals, window_sums, window_tops, window_totals, output,
+    gate_batch, gate_head,
+    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, V_DIM: tl.constexpr,
+    CHOSEN: tl.constexpr, WINDOW: tl.constexpr, CHUNK: tl.constexpr, OUTPUTS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """OUTPUTS numbers of the output of one unit."""
     unit = tl.program_id(1).to(tl.int64)
@@ -68,9 +70,13 @@ def _decode_sum(
     if EARLY:
         gdc_wait()  # until here nothing was read that the parts before write
     result = to_compressed * tl.load(compressed + unit * V_DIM * GROUP_PAD + index)
-    first, offset = unit * SPLITS, v_dim * ROWS + head
-    result += to_selected * add(sums, tops, totals, first, offset, head, SPLITS, V_DIM * ROWS, ROWS, CHUNK)
-    result += to_sliding * add(sums, tops, totals, first, offset + GROUP_PAD, head + GROUP_PAD, SPLITS, V_DIM * ROWS, ROWS, CHUNK)
+    size: tl.constexpr = V_DIM * GROUP_PAD
+    result += to_selected * add(
+        chosen_sums, chosen_tops, chosen_totals, unit * CHOSEN, index, head, CHOSEN, size, GROUP_PAD, CHUNK
+    )
+    result += to_sliding * add(
+        window_sums, window_tops, window_totals, unit * WINDOW, index, head, WINDOW, size, GROUP_PAD, CHUNK
+    )
     to = output + (batch * KV_HEADS * GROUP + out_head) * V_DIM + v_dim
     tl.store(to, result.to(output.dtype.element_ty), mask=there)
 
@@ -81,15 +87,15 @@ def decode_sum(gates: Tensor, workspace: Workspace, kv_heads: int, like: Tensor)
     gates [B, 1, Hq, 3] for the compressed, selected and sliding branch.
     """
     batch, _, heads, _ = gates.shape
-    group, v_dim, splits = heads // kv_heads, workspace.sums.shape[2], workspace.both_tops.shape[1]
+    group, v_dim, window, chosen = heads // kv_heads, workspace.compressed.shape[1], workspace.window, workspace.chosen
     group_pad = triton.next_power_of_2(group)
     output = torch.empty(batch, 1, heads, v_dim, dtype=like.dtype, device=like.device)
     of_each = outputs(v_dim * group_pad, NUM_WARPS)
     _decode_sum[(v_dim * group_pad // of_each, batch * kv_heads)](
-        gates, workspace.both_sums, workspace.both_tops, workspace.both_totals, workspace.compressed, output,
+        gates, workspace.compressed, chosen.sums, chosen.tops, chosen.totals, window.sums, window.tops, window.totals, output,
         gates.stride(0), gates.stride(2),
-        KV_HEADS=kv_heads, GROUP=group, GROUP_PAD=group_pad, ROWS=workspace.both_tops.shape[2], V_DIM=v_dim,
-        SPLITS=splits, CHUNK=min(CHUNK, splits), OUTPUTS=of_each,
+        KV_HEADS=kv_heads, GROUP=group, GROUP_PAD=group_pad, V_DIM=v_dim,
+        CHOSEN=chosen.tops.shape[1], WINDOW=window.tops.shape[1], CHUNK=CHUNK, OUTPUTS=of_each,
         num_warps=NUM_WARPS, **started_early(like.device),
     )  # fmt: skip
     return output
