@@ -267,17 +267,21 @@ def test_a_plan_for_few_rows_fits_and_has_every_column_once(sm, m, n, eighths, e
     chip, k = of.Chip(*CHIPS[sm]), 8 * eighths
     one = of.few(m, n, k, eight, chip)
     assert of.few(m, n, k + 1, eight, chip) is None  # rows of x don't begin at 16 bytes
-    if one is None:
-        assert m > of.MOST_ROWS or of.shared(m, k, eight, 16, 2, 1) > chip.block_bytes / 16
-        return
     groups, tiles = -(-k // 256), -(-n // of.ROWS)
-    assert one.shared_bytes == of.shared(m, k, eight, one.warps, one.depth, one.held) <= chip.block_bytes
+    if one is None:
+        assert m > of.MOST_ROWS or of.shared(m, groups, eight, 1, 16, 2, 1) > chip.block_bytes / 16
+        return
+    assert groups % one.split == 0
+    assert one.split == 1 or sm == "9.0"  # clusters
+    part, teams = groups // one.split, one.grid // one.split
+    assert one.shared_bytes == of.shared(m, part, eight, one.split, one.warps, one.depth, one.held) <= chip.block_bytes
     assert one.blocks * (one.shared_bytes + 1024) <= chip.processor_bytes
-    assert (one.warps - 1) * one.steps < groups <= one.warps * one.steps
+    assert (one.warps - 1) * one.steps < part <= one.warps * one.steps
     assert one.warps <= 16
     assert one.first <= one.depth
-    assert one.grid <= min(tiles, chip.processors * one.blocks)
-    assert 1 <= one.held <= -(-tiles // one.grid)
+    assert one.grid == teams * one.split <= chip.processors * one.blocks
+    assert teams <= tiles
+    assert 1 <= one.held <= -(-tiles // teams)
 
 
 @triton

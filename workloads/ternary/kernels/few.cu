@@ -25,16 +25,19 @@
 // A warp needs its own columns of x only, and brings them to shared memory itself. To round them to int8 it has to know the largest
 // values of whole rows: the one barrier before the weights.
 //
-// The compiler is given M, N, K, WARPS, STEPS, DEPTH, FIRST (of these, before x), HELD, BLOCKS (a multiprocessor), EARLY (launch, see
-// few.py) and EIGHT (activations are rounded to int8 here).
+// Where x is large beside a block's weights, SPLIT blocks, a cluster, share the columns: each has its part of x and of a tile's
+// weights, and the sums of the parts are added in the shared memory of one of them. Then a block reads 1 / SPLIT of x.
+//
+// The compiler is given M, N, K, WARPS, STEPS, DEPTH, FIRST (of these, before x), HELD, BLOCKS (a multiprocessor), SPLIT, EARLY
+// (launch, see few.py) and EIGHT (activations are rounded to int8 here).
 
 typedef unsigned int u32;
 typedef unsigned short u16;
 typedef unsigned char u8;
 
 constexpr int ROWS = 32, GROUP = 256, GROUP_BYTES = 64;
-constexpr int GROUPS = (K + GROUP - 1) / GROUP;
-constexpr int ROW_BYTES = GROUPS * GROUP_BYTES;
+constexpr int GROUPS = (K + GROUP - 1) / GROUP / SPLIT;                 // of the block; SPLIT divides them
+constexpr int ROW_BYTES = GROUPS * SPLIT * GROUP_BYTES;
 constexpr int TILES = (N + ROWS - 1) / ROWS;
 constexpr int THREADS = WARPS * 32;
 constexpr bool EVEN = GROUPS == WARPS * STEPS;                          // every warp has STEPS groups
@@ -45,6 +48,7 @@ constexpr int SLOT = 4 * 512;                                           // bytes
 constexpr int RING = DEPTH * WARPS * SLOT;
 constexpr int SUM_WARP = M * ROWS;
 constexpr int SUM_TILE = WARPS * SUM_WARP;
+constexpr int INBOX = SPLIT == 1 ? 0 : SPLIT * HELD * SUM_WARP;         // sums of every part
 constexpr int CHAINS = EIGHT && OCTETS == 2 ? 1 : 2;                    // sums: of lower and upper planes, or of every other product
 constexpr float MULTIPLE = EIGHT ? 64.0f : 2.0f;                        // how many times the weight it is that is unpacked
 
@@ -73,6 +77,19 @@ __device__ __forceinline__ void product(Sum* sum, u32 a0, u32 a1, u32 a2, u32 a3
 
 // Where a sum is in shared memory, so that neither the threads of a product nor those of a row of outputs meet in a bank.
 __device__ __forceinline__ int place(int token, int row) { return token * ROWS + (row ^ token / 2 % 4 * 8); }
+
+// Of the blocks that share columns: the same address in another one's shared memory, and a barrier.
+template <class T> __device__ __forceinline__ T* in_part(T* at, int part) {
+    unsigned long long there = (unsigned long long)at;
+    if (SPLIT > 1) asm volatile("mapa.u64 %0, %0, %1;" : "+l"(there) : "r"(part));
+    return (T*)there;
+}
+__device__ __forceinline__ void arrive() {
+    if (SPLIT > 1) asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+}
+__device__ __forceinline__ void await() {
+    if (SPLIT > 1) asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+}
 
 typedef Sum Sums[2][OCTETS][CHAINS][4];                                 // both halves of a tile, rows of x, and a thread's four
 
@@ -115,9 +132,9 @@ template <int P> __device__ __forceinline__ void planes(Sums& sums, const uint4 
 #endif
 
 // Of memory that the kernel before may have written: not from the L1, and not before `wait`.
-__device__ __forceinline__ uint4 eight_of(const u16* x, int row, int column) {
+__device__ __forceinline__ uint4 eight_of(const u16* x, int row, int column, int columns) {
     uint4 v = {0, 0, 0, 0};
-    if (column < K)
+    if (column < columns)
         asm volatile("ld.global.cg.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(x + (size_t)row * K + column) : "memory");
     return v;
 }
@@ -138,8 +155,8 @@ __device__ __forceinline__ u32 larger(u32 pair, u32 other) {              // of 
     return pair;
 }
 
-// The warp's columns of x, GROUP x STEPS from `group` on, to shared memory.
-__device__ __forceinline__ void keep(const u16* x, char* kept, float* scales, u32* largest, int group, int lane) {
+// The warp's columns of x, GROUP x STEPS from `group` of the part that begins at `x` on, to shared memory.
+__device__ __forceinline__ void keep(const u16* x, char* kept, float* scales, u32* largest, int group, int columns, int lane) {
 #if EIGHT
     constexpr int AT_ONCE = M < 16 / STEPS ? M : (STEPS < 16 ? 16 / STEPS : 1);  // rows whose values stay in registers meanwhile
     constexpr int EACH = (AT_ONCE * STEPS + 1) / 2;                     // half a warp has a row's group
@@ -152,8 +169,8 @@ __device__ __forceinline__ void keep(const u16* x, char* kept, float* scales, u3
             const int unit = 2 * j + lane / 16, row = start + unit / STEPS, at = group + unit % STEPS;
             const bool there = unit < AT_ONCE * STEPS && row < M && (EVEN || at < GROUPS);
             rows[j] = min(row, M - 1), groups[j] = there ? at : GROUPS;
-            a[j] = eight_of(x, rows[j], groups[j] * GROUP + p * 32 + t * 8);  // zeros from GROUPS on
-            b[j] = eight_of(x, rows[j], groups[j] * GROUP + p * 32 + t * 8 + 128);
+            a[j] = eight_of(x, rows[j], groups[j] * GROUP + p * 32 + t * 8, columns);  // zeros from GROUPS on
+            b[j] = eight_of(x, rows[j], groups[j] * GROUP + p * 32 + t * 8 + 128, columns);
         }
 #pragma unroll
         for (int j = 0; j < EACH; j++) {
@@ -162,9 +179,12 @@ __device__ __forceinline__ void keep(const u16* x, char* kept, float* scales, u3
             for (int i = 0; i < 4; i++) pair = larger(larger(pair, (&a[j].x)[i]), (&b[j].x)[i]);
             const u32 most = max(pair << 16, pair & 0xFFFF0000u);       // not negative, floats are in the order of their bits
             const u32 of_half = __reduce_max_sync(lane < 16 ? 0xFFFFu : 0xFFFF0000u, most);
-            if (lane % 16 == 0) atomicMax(largest + rows[j], of_half);
+#pragma unroll
+            for (int part = 0; part < SPLIT; part++)
+                if (lane % 16 == 0) atomicMax(in_part(largest + rows[j], part), of_half);
         }
-        __syncthreads();
+        if (SPLIT > 1) arrive(), await();
+        else __syncthreads();
 #pragma unroll
         for (int j = 0; j < EACH; j++) {
             const float most = __uint_as_float(largest[rows[j]]), steps = __fdividef(127.0f, most);
@@ -179,14 +199,19 @@ __device__ __forceinline__ void keep(const u16* x, char* kept, float* scales, u3
 #pragma unroll
     for (int unit = 0; unit < M * STEPS; unit++) {                      // a warp has a row's group
         const int row = unit / STEPS, at = group + unit % STEPS, column = at * GROUP + lane * 8;
-        const bool there = column < K;
+        const bool there = column < columns;
         if (EVEN || at < GROUPS) copy16(shared_address(kept) + row * X_ROW + column * 2, there ? x + row * K + column : x, there);
     }
     commit();
 #endif
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
+#if SPLIT > 1
+#define CLUSTER __cluster_dims__(SPLIT, 1, 1)
+#else
+#define CLUSTER
+#endif
+extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, BLOCKS)
 few(const u16* x, const u8* __restrict__ weights, u16* __restrict__ y, double scale) {
     extern __shared__ __align__(128) char shared[];
     char* const ring = shared;
@@ -194,16 +219,18 @@ few(const u16* x, const u8* __restrict__ weights, u16* __restrict__ y, double sc
     Sum* const partial = (Sum*)(kept + M * X_ROW);                      // [HELD, WARPS, M, ROWS], see `place`
     float* const scales = (float*)(partial + HELD * SUM_TILE);          // of each row of x
     u32* const largest = (u32*)(scales + M);                            // of each row, as bits
+    Sum* const inbox = (Sum*)(largest + M);                             // [2, SPLIT, HELD, M, ROWS], in turns
 
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const int tiles = (TILES - (int)blockIdx.x + (int)gridDim.x - 1) / (int)gridDim.x;
+    const int part = blockIdx.x % SPLIT, team = blockIdx.x / SPLIT, teams = gridDim.x / SPLIT;
+    const int tiles = (TILES - team + teams - 1) / teams;
     const u32 slots = shared_address(ring) + warp * SLOT + lane * 16;
 
-    int ahead = 0, ahead_tile = blockIdx.x, ahead_group = warp * STEPS;
+    int ahead = 0, ahead_tile = team, ahead_group = warp * STEPS;
     auto load = [&]() {                                                 // the next step's weights: rows g, g + 8, g + 16, g + 24
         if (ahead < tiles * STEPS) {
             const int row = ahead_tile * ROWS + g;
-            const u8* from = weights + (size_t)row * ROW_BYTES + ahead_group * GROUP_BYTES + t * 16;
+            const u8* from = weights + (size_t)row * ROW_BYTES + (part * GROUPS + ahead_group) * GROUP_BYTES + t * 16;
             const u32 to = slots + ahead % DEPTH * (WARPS * SLOT);
 #pragma unroll
             for (int i = 0; i < 4; i++) {
@@ -211,7 +238,7 @@ few(const u16* x, const u8* __restrict__ weights, u16* __restrict__ y, double sc
                 copy16(to + i * 512, there ? from + i * 8 * ROW_BYTES : weights, there);
             }
             ahead++, ahead_group++;
-            if (ahead_group == (warp + 1) * STEPS) ahead_group = warp * STEPS, ahead_tile += gridDim.x;
+            if (ahead_group == (warp + 1) * STEPS) ahead_group = warp * STEPS, ahead_tile += teams;
         }
         commit();
     };
@@ -220,13 +247,15 @@ few(const u16* x, const u8* __restrict__ weights, u16* __restrict__ y, double sc
     for (int i = 0; i < FIRST; i++) load();
 #if EIGHT
     if (threadIdx.x < M) largest[threadIdx.x] = __float_as_uint(1e-30f);
-    __syncthreads();
+    if (SPLIT == 1) __syncthreads();
 #endif
+    arrive();                                                           // and so it is there to be written to
 #if EARLY
     asm volatile("griddepcontrol.launch_dependents;");
     asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
-    keep(x, kept, scales, largest, warp * STEPS, lane);
+    await();
+    keep(x + part * (GROUPS * GROUP), kept, scales, largest, warp * STEPS, K - part * (GROUPS * GROUP), lane);
 #pragma unroll
     for (int i = FIRST; i < DEPTH; i++) load();
     if (!EIGHT) arrived<DEPTH - FIRST>();                               // x
@@ -260,8 +289,18 @@ few(const u16* x, const u8* __restrict__ weights, u16* __restrict__ y, double sc
     }
 #endif
 
-    int step = 0;
-    for (int start = 0; start < tiles; start += HELD) {
+    auto put = [&](Sum sum, int tile, int token, int row) {             // the tile-th of the block
+        const int feature = (team + tile * teams) * ROWS + row;
+        float result = (float)sum * ((float)scale / MULTIPLE);
+#if EIGHT
+        result *= scales[token];
+#endif
+        u16 bits;
+        asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(result));
+        if (N % ROWS == 0 || feature < N) y[(size_t)token * N + feature] = bits;
+    };
+    int step = 0, turn = 0;
+    for (int start = 0; start < tiles; start += HELD, turn ^= 1) {
         const int held = min(HELD, tiles - start);
         for (int h = 0; h < held; h++) {
             Sums sums = {};
@@ -302,19 +341,21 @@ few(const u16* x, const u8* __restrict__ weights, u16* __restrict__ y, double sc
         __syncthreads();
         for (int i = threadIdx.x; i < held * (M * ROWS); i += THREADS) {
             const int h = i / (M * ROWS), token = i / ROWS % M, row = i % ROWS;
-            const int feature = ((int)blockIdx.x + (start + h) * (int)gridDim.x) * ROWS + row;
             const Sum* from = partial + h * SUM_TILE + place(token, row);
             Sum sum = 0;
 #pragma unroll
             for (int w = 0; w < WARPS; w++) sum += from[w * SUM_WARP];
-            float result = (float)sum * ((float)scale / MULTIPLE);
-#if EIGHT
-            result *= scales[token];
-#endif
-            u16 bits;
-            asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(result));
-            if (N % ROWS == 0 || feature < N) y[(size_t)token * N + feature] = bits;
+            if (SPLIT == 1) put(sum, start + h, token, row);
+            else in_part(inbox + turn * INBOX + part * (INBOX / SPLIT), i / ROWS % SPLIT)[i] = sum;
         }
-        if (start + HELD < tiles) __syncthreads();
+        if (SPLIT > 1) {
+            arrive(), await();                                          // and `partial` was read
+            for (int i = threadIdx.x; i < held * (M * ROWS); i += THREADS) {
+                Sum sum = 0;
+#pragma unroll
+                for (int from = 0; from < SPLIT; from++) sum += inbox[turn * INBOX + from * (INBOX / SPLIT) + i];
+                if (i / ROWS % SPLIT == part) put(sum, start + i / SUM_WARP, i / ROWS % M, i % ROWS);
+            }
+        } else if (start + HELD < tiles) __syncthreads();
     }
 }

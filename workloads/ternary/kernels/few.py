@@ -32,7 +32,7 @@ PROGRAMMATIC_STREAM_SERIALIZATION = 6
 class Few:
     """A block has `warps`, each `steps` groups of 256 columns of a tile, loaded `depth` steps ahead, `first` of them before x.
 
-    Sums of `held` tiles are added at a time; `blocks` share a multiprocessor.
+    Sums of `held` tiles are added at a time; `blocks` share a multiprocessor. `split` blocks, a cluster, share the columns.
     """
 
     warps: int
@@ -41,6 +41,7 @@ class Few:
     first: int
     held: int
     blocks: int
+    split: int
     early: bool
     grid: int
     shared_bytes: int
@@ -63,33 +64,46 @@ class Chip:
         return cls(found.multi_processor_count, block_bytes, found.shared_memory_per_multiprocessor, found.major >= 9)
 
 
-def shared(m: int, k: int, eight: bool, warps: int, depth: int, held: int) -> int:
-    """Return a block's bytes of shared memory: weights on their way, activations, the warps' sums, and two numbers a row."""
-    x_row = -(-k // GROUP) * GROUP * (1 if eight else 2) + 64
-    return depth * warps * SLOT_BYTES + m * x_row + held * warps * m * ROWS * 4 + 8 * m
+def shared(m: int, groups: int, eight: bool, split: int, warps: int, depth: int, held: int) -> int:
+    """Return a block's bytes of shared memory: weights on their way, activations, sums, and two numbers a row."""
+    x_row = groups * GROUP * (1 if eight else 2) + 64
+    sums = warps + (2 * split if split > 1 else 0)
+    return depth * warps * SLOT_BYTES + m * x_row + held * sums * m * ROWS * 4 + 8 * m
 
 
 def few(m: int, n: int, k: int, eight: bool, chip: Chip) -> Few | None:
     """Return how m rows meet n x k weights, or None where they are too many, not in 16 bytes, or don't fit in shared memory.
 
-    Every warp has the same number of groups where the depth allows it. The first step is loaded before x is, so that x doesn't
-    wait behind all of them. A block with few warps shares its multiprocessor with others.
+    Two blocks share the columns where each would have as many bytes of activations to read as of weights, and all its tiles'
+    sums fit at once, so that the two meet once: a tenth faster then, and slower elsewhere (docs/kernels.md).
     """
     if m > MOST_ROWS or k % 8:
         return None
-    groups = -(-k // GROUP)
+    groups, tiles = -(-k // GROUP), -(-n // ROWS)
+    halves = groups % 2 == 0 and groups >= 2 * MOST_WARPS and 2 * m * k * chip.processors >= n * k // 4
+    together = _plan(m, groups // 2, tiles, eight, 2, chip) if chip.early and halves else None
+    if together and together.held * together.grid // 2 >= tiles:
+        return together
+    return _plan(m, groups, tiles, eight, 1, chip)
+
+
+def _plan(m: int, groups: int, tiles: int, eight: bool, split: int, chip: Chip) -> Few | None:
+    """Every warp has the same number of groups where the depth allows it; a block with few warps shares its multiprocessor.
+
+    The first step is loaded before x is, so that x doesn't wait behind all of them.
+    """
     steps = -(-groups // MOST_WARPS)
     warps = -(-groups // steps)
     blocks = MOST_WARPS // warps
     room = min(chip.block_bytes, chip.processor_bytes // blocks - 1024)
-    tiles = -(-n // ROWS)
-    grid = min(tiles, chip.processors * blocks)
-    most = -(-tiles // grid)
-    for depth in range(min(MOST_DEPTH, max(2, most * steps)), 1, -1):
-        left = room - shared(m, k, eight, warps, depth, 0)
-        held = min(most, left // (shared(m, k, eight, warps, 0, 1) - shared(m, k, eight, warps, 0, 0)))
+    teams = min(tiles, chip.processors * blocks // split)
+    most = -(-tiles // teams)
+    for depth in range(min(MOST_DEPTH if split == 1 else 2, max(2, most * steps)), 1, -1):
+        left = room - shared(m, groups, eight, split, warps, depth, 0)
+        held = min(most, left // (shared(m, groups, eight, split, warps, 0, 1) - shared(m, groups, eight, split, warps, 0, 0)))
         if held > 0:
-            return Few(warps, steps, depth, 1, held, blocks, chip.early, grid, shared(m, k, eight, warps, depth, held))
+            shared_bytes = shared(m, groups, eight, split, warps, depth, held)
+            return Few(warps, steps, depth, 1, held, blocks, split, chip.early, teams * split, shared_bytes)
     return None
 
 
@@ -124,6 +138,7 @@ class Kernel:
             "EIGHT": int(eight),
             "EARLY": int(plan.early),
             "BLOCKS": plan.blocks,
+            "SPLIT": plan.split,
         }
         given |= {"WARPS": plan.warps, "STEPS": plan.steps, "DEPTH": plan.depth, "FIRST": plan.first, "HELD": plan.held}
         with torch.cuda.device(device):
