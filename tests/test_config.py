@@ -45,7 +45,7 @@ def test_the_default_is_nsa_decode_on_this_machine() -> None:
     assert (config.workload.name, config.gpu, config.launch.mode, config.seed) == ("nsa_decode", None, "auto", 0)
     assert (config.workload.baseline, [one.key for one in config.workload.thresholds]) == (
         "dense_flash",
-        ["nsa_decode_min_context", "nsa_decode_triton_min_context"],
+        ["nsa_decode_triton_min_context", "nsa_decode_triton_min_context_cudnn", "nsa_decode_min_context"],
     )
 
 
