@@ -195,6 +195,8 @@ def check_workload(workload: "WorkloadConfig", declared: set[str]) -> "WorkloadC
         _check_decision(decision, f"workload.decisions[{index}]", workload.axes, known, workload.figures)
     for whole, stages in workload.compositions.items():
         _check_composition(whole, stages, known)
+    for form in workload.forms:
+        _known("workload.forms", form, known)
     keys = [one.key for one in workload.thresholds] + [one.key for one in workload.decisions]
     for name in keys:
         if keys.count(name) > 1:

@@ -56,11 +56,11 @@ def declared(job: Mapping[str, Any]) -> list[Composition]:
 
 
 def stages(job: Mapping[str, Any]) -> set[str]:
-    """Return the variants that are a stage of some whole: how they compare with a baseline for the whole says nothing.
+    """Return the variants that are a stage of some whole, or another form of one.
 
-    None are where the baseline itself is one.
+    How they compare with a baseline for the whole says nothing. None are where the baseline itself is one.
     """
-    found = {stage for one in declared(job) for stage in one.stages}
+    found = {stage for one in declared(job) for stage in one.stages} | set((job.get("derive") or {}).get("forms") or ())
     return set() if job.get("baseline") in found else found
 
 

@@ -37,8 +37,8 @@ class WorkloadConfig:
 
     `any_device` lets it run on whatever GPU is here, to hold that against the one asked for; a mismatch fails the job.
 
-    `compositions` says which variants are the stages of which whole, `figures` which figures beside times its variants have, each
-    with its unit.
+    `compositions` says which variants are the stages of which whole, `forms` which are other forms of a stage, `figures` which
+    figures beside times its variants have, each with its unit.
 
     `overrides` is not a key of the file: it holds the keys named like an axis (`n: 4096`), which replace that axis of the grid.
     """
@@ -57,6 +57,7 @@ class WorkloadConfig:
     thresholds: list[ThresholdSpec] = field(default_factory=list)
     decisions: list[DecisionSpec] = field(default_factory=list)
     compositions: dict[str, list[str]] = field(default_factory=dict)
+    forms: list[str] = field(default_factory=list)
     figures: dict[str, str] = field(default_factory=dict)
     search: SearchSpec = field(default_factory=SearchSpec)
     objective: ObjectiveConfig | None = None

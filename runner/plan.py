@@ -121,6 +121,7 @@ def build_job(
     elif all(case.variants for case in cases):
         variants = [one for one in variants if any(one in case.variants for case in cases)]
     composed = _compositions(workload.compositions, variants) if workload.mode == "grid" else {}
+    forms = [one for one in workload.forms if one in variants] if composed else []
     return Job(
         workload=workload.name,
         module=path.name if is_file else workload.module,
@@ -141,6 +142,7 @@ def build_job(
             "thresholds": [asdict(one) for one in thresholds],
             "decisions": [asdict(one) for one in workload.decisions if one.variant in variants],
             **({"compositions": composed} if composed else {}),
+            **({"forms": forms} if forms else {}),
             **({"figures": workload.figures} if workload.figures else {}),
             **({"reported": asdict(config.reported)} if config.reported else {}),
             **({"projection": projected} if projected else {}),

@@ -64,6 +64,18 @@ def test_a_job_without_any_has_no_such_key_and_so_the_hash_of_before() -> None:
     assert "compositions" not in plan.make(made.config, made.folders, detected=()).job.derive
 
 
+def test_another_form_of_a_stage_is_compared_as_little_as_a_stage() -> None:
+    made = compose(["workload=nsa_prefill", "gpu=h200"])
+    job = plan.make(made.config, made.folders, detected=()).job
+    left = set(job.variants) - composition.stages({"baseline": job.baseline, "derive": job.derive})
+    assert left == {"dense_flash", "dense_cudnn", "whole", "whole_masked", "whole_fla"}
+
+
+def test_forms_without_the_whole_are_compared() -> None:
+    made = compose(["workload=nsa_prefill", "gpu=h200", "workload.variants=[dense_flash,sliding_flash]"])
+    assert "forms" not in plan.make(made.config, made.folders, detected=()).job.derive
+
+
 @pytest.mark.parametrize(("variants", "found"), [
     ("fp32,bf16", {"bf16": {"stages": ["fp32"], "without": ["tf32"]}}),
     ("bf16,fp8", None),
@@ -91,6 +103,11 @@ def test_a_wrong_one_is_one_line(value: str, message: str) -> None:
         compose(["workload=matmul", f"+workload.compositions={value}"])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_form_that_is_no_variant_is_one_line() -> None:
+    with pytest.raises(RequestError, match=r"workload.forms=fp23: no such name in the workload; did you mean fp32"):
+        compose(["workload=matmul", "+workload.forms=[fp23]"])
 
 
 @pytest.mark.parametrize("workload", ["nsa_decode", "nsa_prefill"])
@@ -219,6 +236,17 @@ def test_stages_have_no_speedup_over_a_baseline_for_the_whole(tmp_path: Path) ->
     event = next(event for event in staged().events() if event.get("variant") == "scoring")
     assert "faster" in words.measurement(event)
     assert "faster" not in words.measurement(event, composition.stages(staged().job().as_dict()))
+
+
+def test_nor_have_other_forms_of_them_which_are_named_as_such(tmp_path: Path) -> None:
+    run, events = staged(), staged().events()
+    derive = events[0]["job"]["derive"]
+    derive |= {"compositions": {"whole": {"stages": ["scoring"]}}, "forms": ["reading"]}
+    write(run, tmp_path, events)
+    report.write(tmp_path, plots=False)
+    table = (tmp_path / "report.md").read_text().partition("## Results")[2].partition("## Stages")[0]
+    assert not re.search(r"`reading` \|.*x \[", table)
+    assert "`scoring`, `reading` are stages of `whole`, or other forms of them: they have no speedup" in table
 
 
 def test_a_baseline_that_is_a_stage_is_a_baseline_for_stages() -> None:

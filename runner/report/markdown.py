@@ -123,10 +123,12 @@ def tables(results: Results) -> str:
             "host's clock shows around a call and the wait for it, *launch bound* where that is over 1.5 times as long."
         )
     if shown := [variant for variant in results.job.get("variants") or [] if variant in stages]:
-        wholes = " and ".join(f"`{one.whole}`" for one in composition.declared(results.job))
+        declared = composition.declared(results.job)
+        wholes = " and ".join(f"`{one.whole}`" for one in declared)
+        too = ", or other forms of them" if {*shown} - {stage for one in declared for stage in one.stages} else ""
         if results.baseline:
             parts.append(
-                f"{', '.join(f'`{variant}`' for variant in shown)} are stages of {wholes}: they have no speedup over "
+                f"{', '.join(f'`{variant}`' for variant in shown)} are stages of {wholes}{too}: they have no speedup over "
                 f"`{results.baseline}`, which does what a whole does."
             )
     for x, others, events in series.values():
