@@ -255,7 +255,8 @@ few(const u16* x, const u8* __restrict__ weights, u16* __restrict__ y, double sc
     asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
     await();
-    keep(x + part * (GROUPS * GROUP), kept, scales, largest, warp * STEPS, K - part * (GROUPS * GROUP), lane);
+    const int before = part * (GROUPS * GROUP);
+    keep(x + before, kept, scales, largest, warp * STEPS, min(GROUPS * GROUP, K - before), lane);
 #pragma unroll
     for (int i = FIRST; i < DEPTH; i++) load();
     if (!EIGHT) arrived<DEPTH - FIRST>();                               // x
