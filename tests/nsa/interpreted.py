@@ -5,6 +5,7 @@ the float64 reference on each of CASES and PROMPTS, or on every second one, as i
 """
 
 import json
+import math
 import random
 import sys
 from dataclasses import dataclass
@@ -142,10 +143,10 @@ def measure_prompt(c: Prompt, seed: int) -> dict[str, float]:
     branches = [x.transpose(1, 2).double() for x in (of_compressed, of_selected.transpose(1, 2).to(dtype), of_sliding)]
     whole = reference.combine(gates.transpose(1, 2).double(), *branches)
     return {
-        "pool": max(error(one, mean) for one, mean in zip(pooled, means, strict=True)),
+        "pool": math.hypot(*(error(one, mean) for one, mean in zip(pooled, means, strict=True))),  # NaN if one is
         "compressed": error(of_compressed, reference.attend(*from_pooled, seen)),
         "lse": float((lse.double() - expected).nan_to_num(0).abs().max()),
-        "lse of none": int((lse.isinf() != expected.isinf()).sum()),
+        "lse of none": int(((lse.isinf() != expected.isinf()) | lse.isnan()).sum()),
         "sliding": error(of_sliding, reference.sliding(*heads_first, at, g)),
         "by block": error(found, of_selected),
         "gated": error(gated, whole),

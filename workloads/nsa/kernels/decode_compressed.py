@@ -118,10 +118,13 @@ def _decode_compressed(
         to = (at * V_DIM + v_dim)[:, None] * GROUP_PAD + member[None, :]
         tl.store(sums + to, weighted, mask=(v_dim < V_DIM)[:, None] & (member < GROUP_PAD)[None, :])
     else:
-        head = tl.arange(0, GROUP_PAD)
-        of_head = (unit * SPLITS_ROOM + split) * GROUP_PAD + head
-        tl.store(tops + of_head, tl.full([GROUP_PAD], float("-inf"), tl.float32))
-        tl.store(totals + of_head, tl.zeros([GROUP_PAD], tl.float32))
+        head, v_dim = tl.arange(0, GROUP_PAD), tl.arange(0, V_DIM_PAD)
+        at = unit * SPLITS_ROOM + split
+        tl.store(tops + at * GROUP_PAD + head, tl.full([GROUP_PAD], float("-inf"), tl.float32))
+        tl.store(totals + at * GROUP_PAD + head, tl.zeros([GROUP_PAD], tl.float32))
+        to = (at * V_DIM + v_dim)[:, None] * GROUP_PAD + head[None, :]
+        nothing = tl.zeros([V_DIM_PAD, GROUP_PAD], tl.float32)
+        tl.store(sums + to, nothing, mask=(v_dim < V_DIM)[:, None])  # their weight is 0, but 0 times what stood there may be NaN
 
 
 def decode_compressed(

@@ -5,7 +5,8 @@ have, and this needs: activations that stay in shared memory while a program goe
 go from registers straight into a tensor core's operand. A kernel is compiled for one shape, which takes a second or two.
 
 Consecutive calls overlap from SM 9.0 on (programmatic dependent launch): a call loads its first weights while the kernel before
-it ends, and waits for that one's end before it reads activations or writes. So the kernel right before must not write weights.
+it ends, and waits for that one's end before it reads activations or writes. So neither the kernel right before nor, where several
+calls follow each other, the one before the first of them may write weights.
 """
 
 import ctypes
