@@ -48,6 +48,7 @@ def _decode_attend(
     begin = tl.maximum(end - WINDOW, 0)
     start, items = begin + slot * SELECT_LEN, tl.cdiv(end - begin, SELECT_LEN)
     splits, at = WINDOW_SPLITS, unit * WINDOW_ROOM + split
+    sums, tops, totals = window_sums, window_tops, window_totals
     if split >= WINDOW_SPLITS:
         if EARLY:
             gdc_wait()  # until here nothing was read that the parts before write
@@ -55,7 +56,7 @@ def _decode_attend(
         start, items = block * SELECT_LEN, tl.sum((block >= 0).to(tl.int32), 0)
         split -= WINDOW_SPLITS
         splits, at = CHOSEN_SPLITS, unit * CHOSEN_ROOM + split
-        window_sums, window_tops, window_totals = chosen_sums, chosen_tops, chosen_totals
+        sums, tops, totals = chosen_sums, chosen_tops, chosen_totals
     pieces = items * PIECES
     of_each = tl.cdiv(pieces, splits)
     top = tl.full([ROWS], float("-inf"), dtype=tl.float32)
@@ -72,10 +73,10 @@ def _decode_attend(
         weighted *= shrink[None, :]
         weighted = tl.dot(tl.trans(values), weights.to(values.dtype), weighted, input_precision=PRECISION)
     real = member < GROUP_PAD
-    tl.store(window_tops + at * GROUP_PAD + member, top, mask=real)
-    tl.store(window_totals + at * GROUP_PAD + member, total, mask=real)
+    tl.store(tops + at * GROUP_PAD + member, top, mask=real)
+    tl.store(totals + at * GROUP_PAD + member, total, mask=real)
     to = (at * V_DIM + v_dim)[:, None] * GROUP_PAD + member[None, :]
-    tl.store(window_sums + to, weighted, mask=(v_dim < V_DIM)[:, None] & real[None, :])
+    tl.store(sums + to, weighted, mask=(v_dim < V_DIM)[:, None] & real[None, :])
 
 
 def decode_attend(
