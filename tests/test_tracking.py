@@ -207,6 +207,29 @@ def test_several_processes_may_meet_an_empty_store(tmp_path: Path) -> None:
         assert len(set(pool.map(_connect, [tmp_path] * 3))) == 1
 
 
+KILLED_WHILE_IT_CREATES = """
+import os, sys
+from pathlib import Path
+from sqlalchemy import Engine, event
+from runner.tracking.store import connect, place
+
+@event.listens_for(Engine, "after_cursor_execute")
+def die(connection, cursor, statement, *others):
+    if "ADD COLUMN" in statement:
+        os._exit(9)
+
+connect(place(None, "matmul", None, Path(sys.argv[1])))
+"""
+
+
+def test_a_store_whose_creation_was_killed_is_created_anew(tmp_path: Path) -> None:
+    """MLflow's migrations can't be taken up in the middle: on a half-made file each later opening fails."""
+    killed = subprocess.run([sys.executable, "-c", KILLED_WHILE_IT_CREATES, str(tmp_path)], timeout=120, check=False)
+    assert killed.returncode == 9
+    _connect(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"mlflow.db", "mlflow.db.lock"}
+
+
 def test_a_folder_that_is_being_recorded_is_left_alone(out: Path) -> None:
     with locked(out, 0), pytest.raises(RequestError, match="being recorded by another process"), locked(out, 0.1):
         pass

@@ -19,7 +19,8 @@ from runner.tracking.upload import Upload, locked
 
 FLUSH_S = 2.0
 BACK_OFF_S = (2.0, 5.0, 15.0, 30.0, 60.0)
-STALL_S = 25.0
+STALL_S, FILE_STALL_S = 25.0, 120.0
+"""Without an answer of a server; of an SQLite file, which this process makes itself while others have the processors."""
 
 
 class Recorder:
@@ -73,7 +74,7 @@ class Recorder:
         self._wake.set()
 
     def finish(self, status: str, reason: str) -> None:
-        """Send the rest and end the run; returns as soon as that is done, or nothing has moved for some 25 s.
+        """Send the rest and end the run; returns as soon as that is done, or nothing has moved for STALL_S.
 
         A run for which something was rented is recorded even if no worker started: `launch.json` must be in its last state.
         """
@@ -90,7 +91,8 @@ class Recorder:
             if not (self.folder / rental.NAME).exists():
                 return
             self._thread.start()
-        while self._thread.is_alive() and time.monotonic() - self._moved < STALL_S:
+        stall_s = FILE_STALL_S if self.where.database_file else STALL_S
+        while self._thread.is_alive() and time.monotonic() - self._moved < stall_s:
             self._thread.join(0.2)
         if self._thread.is_alive():
             self.problem = f"MLflow at {self.where.shown} does not answer"

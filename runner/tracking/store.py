@@ -192,10 +192,12 @@ def connect(where: Place) -> tuple["MlflowClient", str]:
     """Return a client and the id of the experiment, both created where they don't exist yet.
 
     An SQLite file is created, or brought to this MLflow's schema, under a lock: MLflow's own creation fails when several
-    processes meet an empty store. Raises what MLflow raises.
+    processes meet an empty store, and is lost when one is killed. Raises what MLflow raises.
     """
     mlflow = load()
     with _locked(where.database_file):
+        if where.database_file and not where.database_file.exists():
+            _create(where)
         try:
             client = mlflow.MlflowClient(tracking_uri=where.uri)
         except mlflow.MlflowException as error:
@@ -219,6 +221,28 @@ def _experiment(mlflow: Any, client: "MlflowClient", where: Place) -> str:
         with contextlib.suppress(mlflow.MlflowException):
             return str(client.create_experiment(where.experiment, artifact_location=where.artifact_location))
     return str(client.create_experiment(where.experiment, artifact_location=where.artifact_location))
+
+
+def _create(where: Place) -> None:
+    """Make an SQLite store's tables in a file of another name, and put it in its place when they are complete.
+
+    MLflow goes through some 50 migrations, and a process that is killed between two leaves a file that it can't open again.
+    """
+    from mlflow.store.db import utils
+    from sqlalchemy import URL, create_engine
+
+    assert where.database_file is not None
+    making = where.database_file.with_name(f"{where.database_file.name}.new")
+    making.unlink(missing_ok=True)
+    making.with_name(f"{making.name}-journal").unlink(missing_ok=True)
+    tools: Any = utils
+    engine = create_engine(URL.create("sqlite", database=str(making)))
+    tools._initialize_tables(engine)
+    engine.dispose()
+    if where.database_file.exists():  # by `mlflow ui`, which knows nothing of the lock
+        making.unlink()
+    else:
+        making.rename(where.database_file)
 
 
 def _upgrade(where: Place) -> None:
