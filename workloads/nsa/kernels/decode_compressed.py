@@ -118,13 +118,13 @@ def _decode_compressed(
         to = (at * V_DIM + v_dim)[:, None] * GROUP_PAD + member[None, :]
         tl.store(sums + to, weighted, mask=(v_dim < V_DIM)[:, None] & (member < GROUP_PAD)[None, :])
     else:
-        head, v_dim = tl.arange(0, GROUP_PAD), tl.arange(0, V_DIM_PAD)
-        at = unit * SPLITS_ROOM + split
-        tl.store(tops + at * GROUP_PAD + head, tl.full([GROUP_PAD], float("-inf"), tl.float32))
-        tl.store(totals + at * GROUP_PAD + head, tl.zeros([GROUP_PAD], tl.float32))
-        to = (at * V_DIM + v_dim)[:, None] * GROUP_PAD + head[None, :]
-        nothing = tl.zeros([V_DIM_PAD, GROUP_PAD], tl.float32)
-        tl.store(sums + to, nothing, mask=(v_dim < V_DIM)[:, None])  # their weight is 0, but 0 times what stood there may be NaN
+        head, number = tl.arange(0, GROUP_PAD), tl.arange(0, V_DIM_PAD)
+        idle = unit * SPLITS_ROOM + split
+        tl.store(tops + idle * GROUP_PAD + head, tl.full([GROUP_PAD], float("-inf"), tl.float32))
+        tl.store(totals + idle * GROUP_PAD + head, tl.zeros([GROUP_PAD], tl.float32))
+        of_head = (idle * V_DIM + number)[:, None] * GROUP_PAD + head[None, :]
+        nothing = tl.zeros([V_DIM_PAD, GROUP_PAD], tl.float32)  # its weight is 0, but 0 times what stood there may be NaN
+        tl.store(sums + of_head, nothing, mask=(number < V_DIM)[:, None])
 
 
 def decode_compressed(
